@@ -1,0 +1,61 @@
+# Las órdenes de quien desarrolla. `make test` es todo lo que hace falta tras clonar.
+# Cada Python tiene su entorno en .venv/, con las herramientas de requirements-dev.txt.
+
+PYTHON ?= python3
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+VENV := .venv/$(VERSION)
+BIN := $(VENV)/bin
+# Dos procesos de pruebas bastan: casi todas esperan a otros procesos, no al procesador.
+PYTEST := $(BIN)/python -m pytest -n 2
+
+.PHONY: help test test-all lint types tests fuzz format install install-all clean
+
+help:
+	@echo 'make test       estilo, tipos y pruebas con $(PYTHON) (lo instala todo en .venv/)'
+	@echo 'make test-all   lo mismo, con las pruebas repetidas en cada Python desde 3.10 que haya'
+	@echo 'make fuzz       las propiedades del protocolo con cien mil ejemplos'
+	@echo 'make format     pone el estilo'
+	@echo 'make clean      borra lo generado'
+
+test: lint types tests
+
+lint: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: install
+	$(BIN)/mypy
+
+# protocol.py es la pieza de la que depende todo: ni una rama sin probar.
+tests: install
+	COVERAGE_FILE=.coverage.$(VERSION) $(PYTEST) --cov --cov-report=term
+	COVERAGE_FILE=.coverage.$(VERSION) $(BIN)/coverage report --include='*/protocol.py' --fail-under=100
+
+test-all: lint types
+	@set -e; for python in $$($(PYTHON) tools/find_pythons.py); do \
+		echo "== $$python"; $(MAKE) --no-print-directory tests PYTHON="$$python"; \
+	done
+
+fuzz: install
+	$(PYTEST) tests/test_protocol_property.py --hypothesis-profile=long --timeout=3000
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+install: $(VENV)/ready
+
+install-all:
+	@set -e; for python in $$($(PYTHON) tools/find_pythons.py); do \
+		$(MAKE) --no-print-directory install PYTHON="$$python"; \
+	done
+
+$(VENV)/ready: requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Hace falta Python 3.10 o posterior: make test PYTHON=python3.12")'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 5 --requirement requirements-dev.txt
+	touch $@
+
+clean:
+	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache .coverage* dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,56 @@
+# -*- coding: utf-8 -*-
+"""Servidor y cliente TCP de mensajes de texto.
+
+El mapa de la casa; los imports van solo hacia abajo (lo vigila ``tests/test_architecture.py``):
+
+    cli/          argparse y todo texto que lee una persona; lo único que imprime
+    server        el transporte: asyncio alrededor del protocolo; aceptar, entregar, cerrar
+    client        Client, el que espera: un socket bloqueante alrededor del mismo protocolo
+    protocol      PURO: entran bytes y salen bytes; ni sockets, ni reloj, ni asyncio
+    services      qué se responde: mayúsculas, o cualquier función str -> str
+    limits        todos los límites y plazos, cada uno con su razón
+    errors        el árbol de errores
+
+Este fichero no contiene nada más que el mapa, los nombres públicos y la pregunta por la versión de Python: por eso
+lo entiende hasta Python 2, que así puede decir la frase y no un SyntaxError.
+"""
+
+import sys
+
+if sys.version_info < (3, 10):  # pip ya lo comprueba; desde una copia del repositorio, nadie más
+    sys.exit(
+        "comunicacion_tcp necesita Python 3.10 o posterior, y este es Python %d.%d. "
+        "Prueba con python3.12, o instala uno nuevo desde https://www.python.org/downloads/" % sys.version_info[:2]
+    )
+
+TYPE_CHECKING = False  # como la de typing, sin pagar su importación
+if TYPE_CHECKING:
+    from .client import Client as Client
+    from .errors import ComunicacionError as ComunicacionError
+    from .limits import Limits as Limits
+    from .server import Observer as Observer
+    from .server import Server as Server
+    from .services import Service as Service
+
+__version__ = "0.1.0"
+
+# Cada nombre se importa al pedirlo (PEP 562): quien solo quiere Client no carga asyncio.
+_HOMES = {
+    "Client": "client",
+    "ComunicacionError": "errors",
+    "Limits": "limits",
+    "Observer": "server",
+    "Server": "server",
+    "Service": "services",
+}
+
+__all__ = sorted(_HOMES)
+
+if not TYPE_CHECKING:  # a mypy le bastan los imports de arriba, y así sabe qué nombres no existen
+
+    def __getattr__(name):
+        if name not in _HOMES:
+            raise AttributeError("module %r has no attribute %r" % (__name__, name))
+        from importlib import import_module
+
+        return getattr(import_module("." + _HOMES[name], __name__), name)

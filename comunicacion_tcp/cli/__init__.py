@@ -1,0 +1,10 @@
+"""Los dos programas, y el único sitio donde se lee o se escribe para una persona.
+
+    server.py      servidor-tcp
+    client.py      cliente-tcp
+    sentences.py   cada error, como frase: qué pasó y qué hacer
+    parser.py      argparse en español
+    terminal.py    la salida y la entrada: codificación, escapes, una línea cada vez
+
+Aquí no hay protocolo ni sockets.
+"""

@@ -1,0 +1,106 @@
+"""``cliente-tcp``: pregunta un mensaje, lo envía, muestra la respuesta, y otra vez.
+
+Aquí está el diálogo con la persona; conectar, enviar y esperar es de ``comunicacion_tcp/client.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import sys
+
+from ..client import Client
+from ..errors import MessageError, NetworkError
+from ..limits import Limits
+from ..protocol import GOODBYE
+from .parser import SpanishParser, host_name, port_number, seconds
+from .sentences import conversation_failed, reason
+from .terminal import close_output, complain, escape, is_terminal, prepare_streams, say
+
+OK, NETWORK, USAGE, INTERRUPTED = 0, 1, 2, 130  # 130 = 128 + SIGINT, como en cualquier shell
+
+_PROMPT = f"Ingresa un mensaje (o '{GOODBYE}' para salir): "
+_EPILOG = f"""\
+Cada línea de la entrada es un mensaje; {GOODBYE}, o el final de la entrada, se despide.
+
+código de salida:
+  {OK:<4} la conversación acabó bien
+  {NETWORK:<4} falló la red (sin servidor, conexión perdida, sin respuesta) o no se pudo escribir la salida
+  {USAGE:<4} opciones equivocadas
+  {INTERRUPTED:<4} interrumpido con Ctrl-C
+"""
+
+
+def main(argv: list[str] | None = None, prog: str | None = None) -> int:
+    """El programa. ``argv``: sus argumentos, o los del proceso. Devuelve el código de salida."""
+    prepare_streams()
+    try:
+        options = _parser(prog).parse_args(argv)
+        limits = Limits(connect_timeout=options.espera, reply_timeout=options.espera) if options.espera else Limits()
+        with Client(options.host, options.puerto, limits=limits) as client:
+            say(f"Conectado al servidor en {escape(client.address)}")
+            return _converse(client)
+    except KeyboardInterrupt:
+        complain("\nInterrumpido: la conexión se cerró sin despedida. Para terminar bien, escribe DESCONEXION.")
+        return INTERRUPTED
+    except NetworkError as error:
+        complain(conversation_failed(error))
+        return NETWORK
+    except OSError as error:
+        # Solo la entrada y la salida llegan hasta aquí. Si quien leía se fue (`| head`), no hay nada que explicar.
+        if error.errno != errno.EPIPE:
+            complain(f"No se puede seguir: {reason(error)}. Revisa adónde va la salida del programa.")
+        return NETWORK
+    finally:
+        close_output()
+
+
+def _parser(prog: str | None) -> argparse.ArgumentParser:
+    defaults = Limits()
+    parser = SpanishParser(prog, "Cliente de mensajes por TCP.", _EPILOG)
+    parser.add_argument("--host", type=host_name, default="localhost", help="máquina del servidor (%(default)s)")
+    parser.add_argument("--puerto", type=port_number(1), default=5000, help="puerto del servidor (%(default)s)")
+    parser.add_argument(
+        "--espera",
+        type=seconds,
+        metavar="SEGUNDOS",
+        help="lo que se espera al conectar y a cada respuesta "
+        f"({defaults.connect_timeout:g} y {defaults.reply_timeout:g})",
+    )
+    return parser
+
+
+def _converse(client: Client) -> int:
+    while True:
+        message = _ask()
+        _show(client.take_unasked())
+        if message is None or message == GOODBYE:
+            break
+        try:
+            _show([client.send(message)])
+        except MessageError as error:
+            complain(f"Ese mensaje no se envió: {error}. Escríbelo de otra manera.")
+    farewell = client.say_goodbye()
+    _show(farewell)
+    if not farewell:
+        say("El servidor cerró la conexión sin despedirse.")
+    return OK
+
+
+def _ask() -> str | None:
+    """El siguiente mensaje, o ``None`` si la entrada terminó."""
+    say(_PROMPT, end="")
+    line = sys.stdin.readline() if sys.stdin else ""
+    # En una terminal la línea ya se ve, porque la persona la escribió; por una tubería la escribimos nosotros,
+    # para que la conversación se lea igual.
+    message = line.removesuffix("\n").removesuffix("\r")
+    if not line:
+        say("")
+    elif not is_terminal(sys.stdin):
+        say(escape(message))
+    return message if line else None
+
+
+def _show(replies: list[str]) -> None:
+    for reply in replies:
+        say(f"Servidor: {escape(reply)}")

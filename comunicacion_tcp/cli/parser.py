@@ -1,0 +1,87 @@
+"""argparse en español: la misma herramienta, con sus frases en la lengua de quien la usa.
+
+Aquí no hay opciones de ningún programa; cada uno define las suyas una vez, en su fichero.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from typing import NoReturn
+
+from .. import __version__
+
+# Lo que dice argparse, y cómo se dice aquí. Lo que no esté en la tabla sale como venga: mejor que nada.
+_ERRORS = (
+    (re.compile(r"unrecognized arguments: (.*)", re.DOTALL), r"no se conoce \1"),
+    (re.compile(r"argument (\S+): expected one argument"), r"\1 necesita un valor"),
+    (re.compile(r"argument (\S+): ignored explicit argument .*", re.DOTALL), r"\1 no lleva valor"),
+    (re.compile(r"argument (\S+): (.*)", re.DOTALL), r"\1 \2"),
+)
+
+
+class SpanishParser(argparse.ArgumentParser):
+    """Un ``ArgumentParser`` que ayuda y se queja en español. Un error de uso acaba el programa con código 2."""
+
+    def __init__(self, prog: str | None, description: str, epilog: str) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=epilog,
+            formatter_class=_SpanishFormatter,
+            add_help=False,
+            allow_abbrev=False,
+        )
+        self._optionals.title = "opciones"
+        self.add_argument("-h", "--help", "--ayuda", action="help", help="muestra esta ayuda y termina")
+        self.add_argument(
+            "--version",
+            action="version",
+            version=f"comunicacion_tcp {__version__}",
+            help="muestra la versión y termina",
+        )
+
+    def error(self, message: str) -> NoReturn:
+        for pattern, spanish in _ERRORS:
+            if match := pattern.fullmatch(message):
+                message = match.expand(spanish)
+                break
+        self.exit(2, f"{self.prog}: {message}. Las opciones se ven con --help.\n")
+
+
+class _SpanishFormatter(argparse.RawDescriptionHelpFormatter):
+    def add_usage(self, usage, actions, groups, prefix=None):  # type: ignore[no-untyped-def]  # como en argparse
+        super().add_usage(usage, actions, groups, prefix or "uso: ")
+
+
+def port_number(lowest: int) -> Callable[[str], int]:
+    """El tipo de una opción que es un puerto, desde ``lowest`` (0 si el sistema puede elegirlo; si no, 1)."""
+
+    def convert(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and lowest <= int(text[:6]) <= 65535):
+            raise argparse.ArgumentTypeError(f"debe ser un número de {lowest} a 65535, no {text!r}")
+        return int(text)
+
+    return convert
+
+
+def seconds(text: str) -> float:
+    """El tipo de una opción que es un plazo en segundos: un número mayor que cero."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= _LONGEST_WAIT:
+        raise argparse.ArgumentTypeError(f"debe ser un número de segundos mayor que cero, no {text!r}")
+    return value
+
+
+_LONGEST_WAIT = 7 * 24 * 3600.0  # una semana; más allá los sistemas empiezan a no saber esperar (2**31 ms)
+
+
+def host_name(text: str) -> str:
+    """El tipo de una opción que es una máquina: cualquier texto que pueda ser un nombre o una dirección."""
+    if not text or "\x00" in text:
+        raise argparse.ArgumentTypeError("debe ser un nombre o una dirección")
+    return text

@@ -1,0 +1,129 @@
+"""``servidor-tcp``: escucha, sirve mayúsculas y cuenta lo que pasa, una línea cada vez.
+
+Aquí están las opciones, las señales y las frases; aceptar, responder y cerrar es de ``comunicacion_tcp/server.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import errno
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import BadMessage, NetworkError, ServiceFailed, format_address
+from ..server import Observer, Peer, Server
+from .parser import SpanishParser, host_name, port_number
+from .sentences import listening_failed, reason
+from .terminal import close_output, complain, escape, prepare_streams, say
+
+OK, FAILED = 0, 1  # el 2, uso equivocado, es de argparse
+
+_HOST, _PORT = "localhost", 5000
+_EPILOG = f"""\
+Ctrl-C o SIGTERM lo detienen: deja de aceptar, entrega lo debido y termina. La segunda vez, corta ya.
+
+código de salida:
+  {OK:<4} se detuvo porque se le pidió
+  {FAILED:<4} no pudo escuchar (puerto ocupado, sin permiso, dirección ajena) o tuvo que cortar conversaciones
+  2    opciones equivocadas
+"""
+
+
+class _Reporter(Observer):
+    """Lo que cuenta el servidor, como líneas de la terminal."""
+
+    def accepted(self, peer: Peer) -> None:
+        _tell(f"Conexión aceptada de {peer}")
+
+    def said_goodbye(self, peer: Peer) -> None:
+        _tell("Mensaje de desconexión recibido. Cerrando la conexión.")
+
+    def left(self, peer: Peer) -> None:
+        _tell(f"El cliente {peer} se fue sin despedirse. Cerrando la conexión.")
+
+    def lost(self, peer: Peer, cause: Exception) -> None:
+        _tell(f"Se perdió la conexión con {peer}: {reason(cause)}.")
+
+    def refused(self, peer: Peer) -> None:
+        _tell(f"Conexión rechazada de {peer}: el servidor está completo.")
+
+    def bad_message(self, peer: Peer, bad: BadMessage) -> None:
+        cause = bad.__cause__ if isinstance(bad, ServiceFailed) else None
+        detail = f" ({type(cause).__name__}: {escape(str(cause))})" if cause else ""
+        _tell(f"Mensaje sin respuesta de {peer}: {bad}{detail}.")
+
+    def undelivered(self, peer: Peer) -> None:
+        _tell(f"El cliente {peer} no leyó a tiempo sus respuestas. Cortando la conexión.")
+
+
+def main(argv: list[str] | None = None, prog: str | None = None) -> int:
+    """El programa. ``argv``: sus argumentos, o los del proceso. Devuelve el código de salida."""
+    prepare_streams()
+    try:
+        return asyncio.run(_serve(_parser(prog).parse_args(argv)))
+    except KeyboardInterrupt:  # antes de atender señales: aún no había nada que entregar
+        return OK
+    finally:
+        close_output()
+
+
+def _parser(prog: str | None) -> argparse.ArgumentParser:
+    parser = SpanishParser(prog, "Servidor de mensajes por TCP: responde cada mensaje en mayúsculas.", _EPILOG)
+    parser.add_argument("--host", type=host_name, default=_HOST, help="dirección donde escuchar (%(default)s)")
+    parser.add_argument("--puerto", type=port_number(0), default=_PORT, help="puerto; 0 toma uno libre (%(default)s)")
+    return parser
+
+
+async def _serve(options: argparse.Namespace) -> int:
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_report_trouble)
+    server = Server(host=options.host, port=options.puerto, observer=_Reporter())
+    stop = asyncio.Event()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            server.abort()
+        stop.set()
+
+    _handle_signals(loop, on_signal)
+    try:
+        await server.start()
+    except NetworkError as error:
+        complain(listening_failed(error))
+        return FAILED
+    if (options.host, options.puerto) == (_HOST, _PORT):
+        _tell("Servidor escuchando...")
+    else:
+        where = " y ".join(format_address(*address) for address in server.addresses)
+        _tell(f"Servidor escuchando en {where}...")
+    await stop.wait()
+    if server.conversations:
+        _tell(f"Deteniendo el servidor: entregando lo pendiente ({server.conversations} conexiones)...")
+    cut = await server.drain()
+    _tell(f"Servidor detenido: {cut} conexiones cortadas sin entregar." if cut else "Servidor detenido.")
+    return FAILED if cut else OK
+
+
+def _handle_signals(loop: asyncio.AbstractEventLoop, handler: Callable[[], None]) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        try:
+            loop.add_signal_handler(number, handler)
+        except NotImplementedError:  # Windows
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(handler))
+
+
+def _report_trouble(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Lo que asyncio no pudo hacer fuera de una conversación (aceptar sin descriptores, casi siempre)."""
+    cause = context.get("exception")
+    if isinstance(cause, OSError) and cause.errno == errno.ENOTCONN:
+        return  # el cliente cortó mientras se le cerraba: ya no hay nada que entregarle
+    _tell(f"Algo falló y se sigue sirviendo: {reason(cause) or escape(str(context.get('message')))}.")
+
+
+def _tell(line: str) -> None:
+    # Con la salida rota (disco lleno, tubería cerrada) se sigue sirviendo.
+    with contextlib.suppress(OSError):
+        say(line)

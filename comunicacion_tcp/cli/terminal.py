@@ -1,0 +1,82 @@
+"""La salida y la entrada: que una línea se vea igual en todas partes y que nadie la falsifique.
+
+Aquí no se decide qué se dice (``server.py``, ``client.py``, ``sentences.py``), solo cómo llega.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+from typing import TextIO
+
+# Lo que una terminal obedece en vez de mostrar: controles C0 (menos el tabulador) y C1, DEL, los separadores de
+# línea y párrafo de Unicode, las marcas de sentido de escritura (UAX #9: reordenan lo que se lee) y los sustitutos.
+_UNSAFE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_SHORT = {"\n": r"\n", "\r": r"\r", "\x00": r"\0"}
+
+
+def escape(text: str) -> str:
+    """``text``, que viene de otro extremo, sin nada que una terminal pueda obedecer: ``\\x1b`` en vez de ESC."""
+    return _UNSAFE.sub(_escape_one, text)
+
+
+def _escape_one(match: re.Match[str]) -> str:
+    char = match[0]
+    code = ord(char)
+    return _SHORT.get(char) or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
+
+
+def prepare_streams() -> None:
+    """Deja la entrada y las salidas listas para nuestros textos.
+
+    Se respeta la codificación de la terminal mientras conozca nuestros acentos (una página de códigos de Windows
+    los conoce); si no, UTF-8. Lo que un mensaje traiga y ella no conozca se ve escapado, nunca es un error.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        _prepare(stream, "backslashreplace")
+    # Como en el protocolo: solo "\n" acaba una línea. Los bytes que no sean texto llegan enteros hasta quien los juzga.
+    _prepare(sys.stdin, "surrogateescape", newline="\n")
+
+
+def _prepare(stream: TextIO | None, errors: str, newline: str | None = None) -> None:
+    reconfigure = getattr(stream, "reconfigure", None)
+    if stream is None or reconfigure is None:
+        return  # cerrado (`>&-`), o puesto por otro programa que sabrá lo que hace
+    encoding = stream.encoding
+    try:
+        "áéíóúñ¿«»".encode(encoding)
+    except (UnicodeEncodeError, LookupError):
+        encoding = "utf-8"
+    options = {} if newline is None else {"newline": newline}
+    reconfigure(encoding=encoding, errors=errors, **options)
+
+
+def say(text: str, end: str = "\n") -> None:
+    """Escribe en la salida, y que se vea ya. Error: ``OSError`` si la salida no lo admite."""
+    if sys.stdout is not None:
+        sys.stdout.write(text + end)
+        sys.stdout.flush()
+
+
+def complain(text: str) -> None:
+    """Escribe una línea en la salida de errores; si no se puede, no hay a quién decírselo."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text + "\n")
+            sys.stderr.flush()
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Si al otro lado de ``stream`` hay una persona."""
+    return stream is not None and stream.isatty()
+
+
+def close_output() -> None:
+    """Al acabar: lo que la salida no admitió (disco lleno, tubería cerrada) no vuelve como un traceback de Python."""
+    if sys.stdout is not None:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,112 @@
+"""El árbol de errores, con la culpa repartida: nuestra, del otro extremo o de la red.
+
+Aquí se nombra lo que puede salir mal y se guardan los hechos (dirección, límite, causa). Las frases que
+lee una persona, con qué hacer después, están en ``cli/sentences.py``.
+
+    ComunicacionError
+    ├── MessageError            nuestra: ese texto no puede viajar como un mensaje
+    ├── BadMessage              ese mensaje recibe «ERROR: ...» en vez de su respuesta
+    │   ├── NotUTF8                 del otro extremo
+    │   ├── TooLong                 del otro extremo
+    │   └── ServiceFailed           nuestra: el servicio falló o devolvió algo que no es un mensaje
+    └── NetworkError            de la red; lleva la dirección y, si la hay, la causa del sistema
+        ├── UnknownHost             el nombre no se resuelve
+        ├── ServerNotRunning        nadie escucha ahí (cliente)
+        ├── ConnectionLost          la conexión se cortó a mitad (cliente)
+        ├── TimedOut                el otro extremo no contestó a tiempo (cliente)
+        ├── AddressInUse            el puerto ya tiene dueño (servidor)
+        ├── PortNotAllowed          el sistema no deja usar ese puerto (servidor)
+        └── AddressNotOurs          esa dirección no es de esta máquina (servidor)
+"""
+
+from __future__ import annotations
+
+
+def format_address(host: str, port: int) -> str:
+    """``"host:puerto"``, como se le dice a una persona; una dirección IPv6, entre corchetes (RFC 3986)."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+class ComunicacionError(Exception):
+    """La raíz: quien quiera atrapar cualquier error de este paquete atrapa este."""
+
+
+class MessageError(ComunicacionError, ValueError):
+    """El texto que se quiso enviar no cabe en un mensaje: lleva un salto de línea o no es Unicode válido."""
+
+
+class BadMessage(ComunicacionError):
+    """Un mensaje que no obtiene su respuesta. ``str(error)`` es lo que viaja detrás de «ERROR: »."""
+
+
+class NotUTF8(BadMessage):
+    """Los bytes del mensaje no son UTF-8 (RFC 3629: tampoco formas largas ni sustitutos)."""
+
+    def __init__(self) -> None:
+        super().__init__("el mensaje no es UTF-8 válido")
+
+
+class TooLong(BadMessage):
+    """El mensaje pasa del tamaño máximo.
+
+    ``limit``: el máximo, en bytes sin contar el terminador.
+    """
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"el mensaje pasa de {limit} bytes")
+        self.limit = limit
+
+
+class ServiceFailed(BadMessage):
+    """El servicio no dio una respuesta que se pueda enviar; ``__cause__`` es su excepción, si la hubo.
+
+    El texto no cuenta nada del interior del servicio: viaja a un desconocido.
+    """
+
+
+class NetworkError(ComunicacionError):
+    """Algo falló entre esta máquina y la otra.
+
+    ``address``: ``"host:puerto"``, como se le diría a una persona. ``cause``: el error del sistema o ``None``.
+    """
+
+    def __init__(self, address: str, cause: BaseException | None = None) -> None:
+        super().__init__(f"{address}: {cause}" if cause else address)
+        self.address = address
+        self.cause = cause
+
+
+class UnknownHost(NetworkError):
+    """El nombre de la máquina no se resuelve a ninguna dirección."""
+
+
+class ServerNotRunning(NetworkError):
+    """La máquina existe, pero en ese puerto no escucha nadie."""
+
+
+class ConnectionLost(NetworkError):
+    """El otro extremo cerró o cortó la conexión antes de la despedida."""
+
+
+class TimedOut(NetworkError):
+    """El otro extremo no dio señales a tiempo.
+
+    ``seconds``: cuánto se esperó. ``connecting``: si lo que se esperaba era la conexión o una respuesta.
+    """
+
+    def __init__(self, address: str, seconds: float, *, connecting: bool) -> None:
+        super().__init__(address)
+        self.seconds = seconds
+        self.connecting = connecting
+
+
+class AddressInUse(NetworkError):
+    """Otro programa escucha ya en ese puerto."""
+
+
+class PortNotAllowed(NetworkError):
+    """El sistema no deja a este usuario escuchar en ese puerto."""
+
+
+class AddressNotOurs(NetworkError):
+    """La dirección no pertenece a esta máquina."""

@@ -1,0 +1,70 @@
+"""Todos los límites y plazos, una sola vez, cada número con su razón.
+
+Aquí no se aplica ninguno: los aplican ``protocol.py`` (tamaños), ``server.py`` y ``client.py`` (plazos).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Los límites de un servidor o de un cliente. Tamaños en bytes, plazos en segundos.
+
+    Errores: ``ValueError`` si alguno no es positivo, o si ``max_message`` no deja sitio a la despedida.
+    """
+
+    max_message: int = MIB
+    """Bytes de un mensaje sin su terminador. Un texto de persona no llega; un fichero pegado por error, sí."""
+
+    goodbye_silence: float = 0.020
+    """Silencio que termina un mensaje sin terminador. Diez veces lo que tardan dos segmentos seguidos en
+    una red local; por debajo de lo que una persona nota."""
+
+    reply_silence: float = 0.5
+    """Lo que el cliente espera, callado el servidor, antes de dar por entera una respuesta sin terminador.
+    Más que una retransmisión de TCP (Linux: desde 0,2 s), para no partir en dos una respuesta que se atrasó."""
+
+    connect_timeout: float = 10.0
+    """Para conectar: TCP reintenta a 1, 3 y 7 s; con menos se daría por muerta una red que solo perdió un paquete."""
+
+    reply_timeout: float = 30.0
+    """Sin recibir nada de una respuesta debida. Un servicio lento (una consulta) tarda segundos, no medio minuto."""
+
+    high_water: int = 256 * KIB
+    """Salida pendiente a partir de la cual no se lee más de esa conexión: lo que asyncio lee de una vez."""
+
+    max_connections: int = 10_000
+    """Conversaciones a la vez. El problema C10K: un proceso de Python las lleva, el doble ya no."""
+
+    backlog: int = 256
+    """Cola de conexiones por aceptar. 200 clientes de golpe caben; y asyncio intenta tantas por despertar."""
+
+    linger: float = 2.0
+    """Tras nuestro FIN se lee y se tira lo que llegue, hasta este plazo: cerrar con entrada sin leer haría al
+    núcleo mandar RST y perder la respuesta. Dos segundos son dos retransmisiones en una red mala (como Apache).
+    No hay tope de bytes: tirarlos cuesta menos que responderlos, y un tope volvería a perder la respuesta."""
+
+    linger_quiet: float = 0.5
+    """Al detener el servidor, un cliente que calla este tiempo tras nuestro FIN ya no tiene nada en vuelo:
+    no se espera más por él (si no, Ctrl-C tardaría ``linger`` con un solo cliente pensando)."""
+
+    drain: float = 10.0
+    """Para entregar lo debido a quien no lo lee (al despedirse o al detener el servidor). Lo que docker y
+    systemd dan, de sobra: 10 y 90 s."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if getattr(self, field.name) <= 0:
+                raise ValueError(f"{field.name} debe ser mayor que cero")
+        if self.max_message < MIN_MESSAGE:
+            raise ValueError(f"max_message debe ser {MIN_MESSAGE} o más, para que quepa DESCONEXION")
+
+
+MIN_MESSAGE = 16  # «DESCONEXION\r» son 12: una despedida nunca puede ser un mensaje demasiado largo
+
+DEFAULT_LIMITS = Limits()

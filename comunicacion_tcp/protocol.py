@@ -1,0 +1,398 @@
+"""El protocolo, puro: entran bytes y salen bytes. La norma, con ejemplos, está en ``docs/protocolo.md``.
+
+Aquí no hay sockets, relojes, hilos ni asyncio, y ninguna frase para la terminal. El servidor, los clientes, las
+pruebas y quien quiera atacarlo usan estos mismos objetos; cambia solo lo que los rodea.
+
+La teoría del lado servidor
+---------------------------
+Un mensaje acaba en ``\\n`` o ``\\r\\n``, pero la mitad de los programas que existen no envía terminador: hace
+``sendall(texto)`` y espera. Por eso una conversación empieza *por decidir* y su primer ``\\n`` la decide, para
+siempre, por *líneas*. Mientras tanto cada trozo que llega es un mensaje y se responde en el acto. Si después un
+``\\n`` descubre que aquellos trozos eran el principio de una línea, no pasa nada: el servicio trabaja carácter a
+carácter y los bytes son los mismos.
+
+    estado        llega                          se responde                        pasa a
+    ------------  -----------------------------  ---------------------------------  ------------
+    por decidir   trozo (sin ``\\n``)             el trozo, en caracteres enteros    por decidir
+    por decidir   principio de DESCONEXION       nada: se retiene                   por decidir
+    por decidir   silencio, retenido entero      despedida                          terminada
+    por decidir   silencio, retenido a medias    lo retenido                        por decidir
+    por decidir   ``\\n``                         el resto de la línea               líneas
+    líneas        líneas enteras                 todas de una vez (un bloque)       líneas
+    líneas        media línea                    nada: se guarda                    líneas
+    cualquiera    línea DESCONEXION              despedida                          terminada
+    cualquiera    mensaje demasiado largo        ERROR; se salta hasta su final     el mismo
+    cualquiera    fin de la entrada              el último mensaje                  terminada
+    terminada     lo que sea                     nada                               terminada
+
+El tiempo entra de fuera: quien usa el objeto mira ``awaiting_silence`` y, si el otro extremo calla
+``limits.goodbye_silence`` segundos, llama a ``receive_silence()``.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections import deque
+from collections.abc import Callable
+
+from .errors import BadMessage, MessageError, NotUTF8, ServiceFailed, TooLong
+from .limits import DEFAULT_LIMITS, Limits
+from .services import Service, as_service, uppercase
+
+GOODBYE = "DESCONEXION"
+FAREWELL = "Conexión cerrada"
+
+_GOODBYE = GOODBYE.encode()
+_GOODBYE_LINE = re.compile(rb"^" + _GOODBYE + rb"(\r?\n)", re.MULTILINE)
+_GOODBYE_START = _GOODBYE + b"\r"  # lo que puede preceder al "\n" de una línea de despedida
+_WORST_TAIL = 3  # un carácter UTF-8 sin acabar tiene como mucho 3 bytes (RFC 3629)
+
+
+class ServerProtocol:
+    """El lado servidor de una conversación.
+
+    Contrato: cada ``receive_*`` devuelve los bytes que hay que enviar (quizá ninguno). Tras llamarla se miran
+    ``ended`` (enviar lo devuelto, cerrar ese lado y no llamar más) y ``awaiting_silence`` (ver arriba).
+
+    ``service``: un ``Service`` o una función ``str -> str``. ``lines_only``: si la conversación nace decidida por
+    líneas; por defecto, solo si el servicio no trabaja carácter a carácter.
+    """
+
+    __slots__ = (
+        "_answered",
+        "_bad",
+        "_burst",
+        "_decided",
+        "_limit",
+        "_pending",
+        "_service",
+        "_skip_tail",
+        "_skipping",
+        "_told",
+        "awaiting_silence",
+        "ended",
+        "said_goodbye",
+    )
+
+    def __init__(
+        self,
+        service: Service | Callable[[str], str] = uppercase,
+        limits: Limits = DEFAULT_LIMITS,
+        *,
+        lines_only: bool | None = None,
+    ) -> None:
+        self._service = as_service(service)
+        self._limit = limits.max_message
+        self._decided = not self._service.by_character if lines_only is None else lines_only
+        self._pending = bytearray()  # recibido y sin responder: media línea, medio carácter, media despedida
+        self._skipping = False  # dentro de un mensaje demasiado largo, cuyo resto se tira
+        self._skip_tail = b""  # lo último tirado: dice si el terminador que llegue será "\r\n"
+        # Solo por decidir:
+        self._answered = b""  # principio de la primera línea ya respondido, hasta donde puede importar
+        self._burst = 0  # bytes respondidos desde el último silencio: cuentan para el tamaño máximo
+        # Inmutables y vacíos: no ocupan nada en cada conexión que se porta bien.
+        self._bad: tuple[BadMessage, ...] = ()
+        self._told: frozenset[type[BadMessage]] = frozenset()
+        self.awaiting_silence = False
+        """Si hay que avisar con ``receive_silence()`` cuando el otro extremo calle."""
+        self.ended = False
+        """Si la conversación terminó: no se responderá nada más."""
+        self.said_goodbye = False
+        """Si terminó con ``DESCONEXION``."""
+
+    # -- lo que entra ---------------------------------------------------------------------------------------
+
+    def receive_data(self, data: bytes) -> bytes:
+        """Entran ``data``, bytes recién leídos, cortados por donde sea. Devuelve los bytes que enviar."""
+        if self.ended:
+            return b""
+        if self._decided:
+            return self._receive_lines(data)
+        if b"\n" in data:
+            return self._decide(data)
+        reply = self._receive_piece(data)
+        self.awaiting_silence = bool(self._burst or self._skipping or self._held_goodbye())
+        return reply
+
+    def receive_silence(self) -> bytes:
+        """El otro extremo lleva callado ``limits.goodbye_silence`` segundos. Devuelve los bytes que enviar."""
+        self.awaiting_silence = False
+        if self._decided or self.ended:
+            return b""
+        # Sin terminadores, el silencio es lo único que separa un mensaje del siguiente.
+        self._burst = 0
+        self._skipping = False
+        if self._pending == _GOODBYE:
+            return self._say_goodbye(b"")
+        if not self._held_goodbye():
+            return b""
+        reply = self._answer_piece(bytes(self._pending))
+        self._pending.clear()
+        self._burst = 0
+        return reply
+
+    def receive_eof(self) -> bytes:
+        """El otro extremo no enviará más; eso acaba su último mensaje. Devuelve los bytes que enviar."""
+        if self.ended:
+            return b""
+        self.awaiting_silence = False
+        rest = bytes(self._pending)
+        if rest == _GOODBYE or self._answered + rest == _GOODBYE:
+            return self._say_goodbye(b"")
+        self.ended = True
+        return self._answer(rest) if rest else b""
+
+    def take_bad_messages(self) -> tuple[BadMessage, ...]:
+        """Los errores que se han respondido, para contarlos a quien opera: el primero de cada clase en toda la
+        conversación, y cada uno una sola vez (un cliente hostil no debe poder llenar un registro)."""
+        bad, self._bad = self._bad, ()
+        return bad
+
+    # -- por decidir: sin terminadores todavía --------------------------------------------------------------
+
+    def _receive_piece(self, data: bytes) -> bytes:
+        if self._skipping:
+            self._skip_tail = data[-1:]
+            return b""
+        piece = bytes(self._pending) + data if self._pending else data
+        self._pending.clear()
+        if _GOODBYE_START.startswith(piece):
+            self._pending += piece  # puede ser la despedida: decide lo que llegue, o el silencio
+            return b""
+        if self._is_too_long(piece, self._burst):
+            self._remember(piece)
+            return self._skip(piece)
+        whole = _whole_characters(piece)
+        self._pending += piece[whole:]
+        return self._answer_piece(piece[:whole]) if whole else b""
+
+    def _answer_piece(self, piece: bytes) -> bytes:
+        self._remember(piece)
+        self._burst += len(piece)
+        return self._answer(piece)
+
+    def _remember(self, piece: bytes) -> None:
+        # Con un byte más que la despedida ya se sabe que la línea no puede serlo.
+        self._answered = (self._answered + piece)[: len(_GOODBYE_START) + 1]
+
+    def _held_goodbye(self) -> bool:
+        return bool(self._pending) and _GOODBYE_START.startswith(self._pending)
+
+    def _decide(self, data: bytes) -> bytes:
+        """El primer ``\\n``: desde aquí, líneas."""
+        self._decided = True
+        self.awaiting_silence = False
+        answered, self._answered = self._answered, b""
+        burst, self._burst = self._burst, 0
+        if not answered or self._skipping:
+            return self._receive_lines(data)
+        # Parte de esta línea ya está respondida: lo que falta se responde como su continuación.
+        end = data.index(b"\n") + 1
+        line = bytes(self._pending) + data[:end]
+        self._pending.clear()
+        goodbye = _GOODBYE_LINE.fullmatch(answered + line)
+        if goodbye:
+            return self._say_goodbye(goodbye[1])
+        # Si lo respondido acabó en el "\r" de este terminador, no contaba: un "\n" a solas nunca sobra.
+        fits = line == b"\n" or not self._is_too_long(line[:-1], burst)
+        reply = self._answer(line) if fits else self._error(TooLong(self._limit)) + _split_terminator(line)[1]
+        return reply + self._receive_lines(data[end:])
+
+    # -- líneas ---------------------------------------------------------------------------------------------
+
+    def _receive_lines(self, data: bytes) -> bytes:
+        if self._skipping:
+            return self._skip_line(data)
+        end = data.rfind(b"\n") + 1
+        if end == len(data) and not self._pending:
+            return self._answer_lines(data)  # lo normal: llegaron líneas enteras, no se copia nada
+        reply = b""
+        if end:
+            block = bytes(self._pending) + data[:end]
+            self._pending.clear()
+            reply = self._answer_lines(block)
+            if self.ended:
+                return reply
+        self._pending += data[end:]
+        if self._is_too_long(self._pending):
+            reply += self._skip(self._pending)
+            self._pending.clear()
+        return reply
+
+    def _answer_lines(self, block: bytes) -> bytes:
+        # La búsqueda simple es mucho más rápida que la expresión, y casi nunca encuentra nada.
+        goodbye = _GOODBYE_LINE.search(block) if _GOODBYE in block else None
+        if not goodbye:
+            return self._answer(block)
+        return self._answer(block[: goodbye.start()]) + self._say_goodbye(goodbye[1])
+
+    # -- mensajes demasiado largos --------------------------------------------------------------------------
+
+    def _is_too_long(self, body: bytes | bytearray, before: int = 0) -> bool:
+        """Si ``body`` (lo que hay antes de un ``\n``) pasa del máximo, con ``before`` bytes ya respondidos del
+        mismo mensaje. Un ``\r`` al final no cuenta: es, o puede ser, del terminador."""
+        return before + len(body) - body.endswith(b"\r") > self._limit
+
+    def _skip(self, start: bytes | bytearray) -> bytes:
+        """Responde el error en cuanto se sabe y tira el resto del mensaje, que ya no ocupa memoria."""
+        self._skipping = True
+        self._skip_tail = bytes(start[-1:])
+        return self._error(TooLong(self._limit))
+
+    def _skip_line(self, data: bytes) -> bytes:
+        end = data.find(b"\n") + 1
+        if not end:
+            self._skip_tail = data[-1:] or self._skip_tail
+            return b""
+        self._skipping = False
+        _, terminator = _split_terminator(self._skip_tail + data[:end])
+        return terminator + self._receive_lines(data[end:])
+
+    # -- respuestas -----------------------------------------------------------------------------------------
+
+    def _answer(self, block: bytes) -> bytes:
+        """Las respuestas a un bloque de mensajes, cada una con el terminador del suyo (el último quizá sin él)."""
+        transform = self._service.block
+        if transform and (len(block) <= self._limit or _longest_line(block) <= self._limit):
+            try:
+                return transform(block)
+            except Exception:  # noqa: S110 - algún mensaje es malo: uno a uno se sabrá cuál
+                pass
+        bodies = block.split(b"\n")
+        last = bodies.pop()
+        replies = [self._answer_message(body, b"\n") for body in bodies]
+        if last:
+            replies.append(self._answer_message(last, b""))
+        return b"".join(replies)
+
+    def _answer_message(self, body: bytes, newline: bytes) -> bytes:
+        message, terminator = _split_terminator(body + newline)
+        try:
+            if self._is_too_long(body):
+                raise TooLong(self._limit)
+            return _call(self._service.function, message) + terminator
+        except BadMessage as bad:
+            return self._error(bad) + terminator
+
+    def _error(self, bad: BadMessage) -> bytes:
+        if type(bad) not in self._told:
+            self._told |= {type(bad)}
+            self._bad += (bad,)
+        return f"ERROR: {bad}".encode()
+
+    def _say_goodbye(self, terminator: bytes) -> bytes:
+        self.ended = self.said_goodbye = True
+        self.awaiting_silence = False
+        return FAREWELL.encode() + terminator
+
+
+class ClientProtocol:
+    """El lado cliente: convierte mensajes en líneas y lo que llega en respuestas.
+
+    Se entiende también con servidores que responden sin terminador o lo quitan. Una respuesta acaba en ``\\n``;
+    mientras el servidor no haya enviado ninguno, también la acaba el silencio (``awaiting_silence`` pide el
+    aviso), y siempre el fin de la entrada.
+    """
+
+    def __init__(self) -> None:
+        self._pending = bytearray()
+        self._replies: deque[str] = deque()
+        self._server_sends_lines = False
+        self._leaving = False
+
+    def send(self, message: str) -> bytes:
+        """Los bytes que llevan ``message`` al servidor. ``MessageError`` si no puede ser un mensaje."""
+        if "\n" in message:
+            raise MessageError("un mensaje no puede llevar saltos de línea")
+        if message.endswith("\r"):
+            raise MessageError("un mensaje no puede acabar en retorno de carro: sería parte del terminador")
+        if message == GOODBYE:
+            raise MessageError(f"{GOODBYE} no es un mensaje: es la despedida, say_goodbye()")
+        try:
+            return message.encode() + b"\n"
+        except UnicodeEncodeError as error:
+            raise MessageError("el mensaje no es Unicode válido") from error
+
+    def say_goodbye(self) -> bytes:
+        """Los bytes de la despedida; quien los envía cierra después ese lado de la conexión.
+
+        Van sin terminador porque hay servidores que solo conocen los bytes pelados ``DESCONEXION``; para los de
+        líneas, el fin de la entrada hace de terminador.
+        """
+        self._leaving = True
+        return _GOODBYE
+
+    def receive_data(self, data: bytes) -> None:
+        """Entran ``data``, bytes recién leídos, cortados por donde sea."""
+        end = data.rfind(b"\n") + 1
+        if end:
+            self._server_sends_lines = True
+            lines = (bytes(self._pending) + data[:end]).split(b"\n")[:-1]
+            self._replies.extend(_readable(line.removesuffix(b"\r")) for line in lines)
+            self._pending.clear()
+        self._pending += data[end:]
+
+    def receive_silence(self) -> None:
+        """El servidor lleva callado ``limits.reply_silence`` segundos."""
+        if self.awaiting_silence:
+            self._end_reply()
+
+    def receive_eof(self) -> None:
+        """El servidor no enviará más; eso acaba su última respuesta."""
+        if self._pending:
+            self._end_reply()
+
+    @property
+    def awaiting_silence(self) -> bool:
+        """Si hay una respuesta empezada que el silencio daría por acabada."""
+        return bool(self._pending) and (self._leaving or not self._server_sends_lines)
+
+    def next_reply(self) -> str | None:
+        """La respuesta más antigua que esté entera, sin terminador, o ``None``. Los bytes que no son UTF-8 se
+        muestran como ``\\xff``."""
+        return self._replies.popleft() if self._replies else None
+
+    def _end_reply(self) -> None:
+        self._replies.append(_readable(bytes(self._pending)))
+        self._pending.clear()
+
+
+def _call(function: Callable[[str], str], message: bytes) -> bytes:
+    """La respuesta de ``function`` a un mensaje, o el ``BadMessage`` que la sustituye."""
+    try:
+        text = message.decode()
+    except UnicodeDecodeError as error:
+        raise NotUTF8 from error
+    try:
+        reply = function(text)
+    except (Exception, SystemExit) as error:  # un exit() en el servicio tampoco apaga el servidor
+        raise ServiceFailed("el servicio falló con este mensaje") from error
+    if not isinstance(reply, str):
+        raise ServiceFailed("el servicio no devolvió texto")
+    if "\n" in reply:
+        raise ServiceFailed("el servicio devolvió más de una línea")
+    try:
+        return reply.encode()
+    except UnicodeEncodeError as error:
+        raise ServiceFailed("el servicio devolvió texto que no es Unicode válido") from error
+
+
+def _split_terminator(line: bytes) -> tuple[bytes, bytes]:
+    """Parte una línea en su mensaje y su terminador (vacío si no acaba en ``\n``)."""
+    size = 0 if not line.endswith(b"\n") else 2 if line.endswith(b"\r\n") else 1
+    return line[: len(line) - size], line[len(line) - size :]
+
+
+def _whole_characters(piece: bytes) -> int:
+    """Cuántos bytes de ``piece`` no son el principio de un carácter por acabar (los inválidos no lo son)."""
+    tail = piece[-_WORST_TAIL:]
+    return len(piece) - len(tail) + codecs.utf_8_decode(tail, "ignore", False)[1]
+
+
+def _longest_line(block: bytes) -> int:
+    return max(len(line) - line.endswith(b"\r") for line in block.split(b"\n"))
+
+
+def _readable(reply: bytes) -> str:
+    return reply.decode(errors="backslashreplace")

@@ -1,0 +1,412 @@
+"""El servidor sobre asyncio: acepta, pasa bytes entre cada socket y su ``ServerProtocol``, y sabe cerrar.
+
+Aquí no se decide qué es un mensaje (``protocol.py``) ni qué se le dice a una persona: eso lo hace el ``Observer``
+que se le dé (``cli/server.py``).
+
+La vida de una conexión: *conversando* → *despidiéndose* (enviado lo debido y nuestro FIN, se lee y se tira lo
+que llegue) → *cerrada*. Se pasa por el medio siempre: cerrar un socket con entrada sin leer hace que el núcleo
+mande RST y tire la respuesta que iba de camino.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any, cast
+
+from .errors import (
+    AddressInUse,
+    AddressNotOurs,
+    BadMessage,
+    NetworkError,
+    PortNotAllowed,
+    UnknownHost,
+    format_address,
+)
+from .limits import DEFAULT_LIMITS, Limits
+from .protocol import ServerProtocol
+from .services import Service, as_service, uppercase
+
+Peer = tuple[str, int]
+"""Un cliente: su dirección IP y su puerto."""
+
+_FULL = "ERROR: el servidor está completo; inténtalo más tarde\n"
+_PORT_ATTEMPTS = 8  # veces que se busca un puerto libre en todas las direcciones a la vez: dos suelen bastar
+_LAST_TURNS = 5  # vueltas del bucle: aceptar, empezar y leer lo que ya estaba en los sockets lleva cuatro
+_BIND_ERRORS: dict[int, type[NetworkError]] = {
+    errno.EADDRINUSE: AddressInUse,
+    errno.EACCES: PortNotAllowed,
+    errno.EPERM: PortNotAllowed,
+    errno.EADDRNOTAVAIL: AddressNotOurs,
+}
+_ABSENT = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}  # esa familia de direcciones no existe en esta máquina
+
+
+class Observer:
+    """Lo que el servidor cuenta de sí mientras trabaja. Aquí no hace nada; se hereda lo que interese.
+
+    Sus métodos se llaman desde el bucle de asyncio: no deben bloquear ni lanzar.
+    """
+
+    def accepted(self, peer: Peer) -> None:
+        """Empieza una conversación."""
+
+    def said_goodbye(self, peer: Peer) -> None:
+        """El cliente envió ``DESCONEXION``."""
+
+    def left(self, peer: Peer) -> None:
+        """El cliente cerró su lado sin despedirse."""
+
+    def lost(self, peer: Peer, cause: Exception) -> None:
+        """La conexión se cortó."""
+
+    def refused(self, peer: Peer) -> None:
+        """No cabía una conversación más y se le dijo que no."""
+
+    def bad_message(self, peer: Peer, bad: BadMessage) -> None:
+        """Un mensaje recibió ``ERROR: ...``; se cuenta el primero de cada clase en cada conversación."""
+
+    def undelivered(self, peer: Peer) -> None:
+        """El cliente no leyó a tiempo lo que se le debía, y se cortó."""
+
+
+class Connection(asyncio.Protocol):
+    """Una conexión: el hilo entre un transporte de asyncio y un ``ServerProtocol``."""
+
+    __slots__ = (
+        "_conversation",
+        "_deadline",
+        "_heard",
+        "_last_data",
+        "_owed",
+        "_peer",
+        "_peer_ended",
+        "_server",
+        "_stopping",
+        "_timer",
+        "_transport",
+    )
+
+    _transport: asyncio.Transport
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._conversation = ServerProtocol(server.service, server.limits)
+        self._peer: Peer = ("?", 0)
+        self._peer_ended = False
+        self._timer: asyncio.TimerHandle | None = None  # el del silencio o, despidiéndose, el del cierre
+        self._last_data = 0.0  # hora del último trozo sin terminador
+        # Solo despidiéndose:
+        self._owed = 0  # bytes sin entregar la última vez que se miró
+        self._heard = False  # si desde entonces ha llegado algo
+        self._deadline = 0.0  # hora en que se deja de esperar
+        self._stopping = False  # si es el servidor quien se va
+
+    # -- lo que avisa asyncio -------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=self._server.limits.high_water)
+        # None si el cliente ya se fue: asyncio no llegó a preguntar quién era.
+        self._peer = (transport.get_extra_info("peername") or self._peer)[:2]
+        if not self._server.admit(self):
+            self._conversation.ended = True
+            self._transport.write(_FULL.encode())
+            self._server.observer.refused(self._peer)
+            self._finish()
+        else:
+            self._server.observer.accepted(self._peer)
+
+    def data_received(self, data: bytes) -> None:
+        conversation = self._conversation
+        if conversation.ended:
+            self._heard = True  # ya despidiéndose: se lee solo para tirarlo
+            return
+        reply = conversation.receive_data(data)
+        if reply:
+            self._transport.write(reply)
+        if conversation.awaiting_silence:
+            self._await_silence()
+        self._after_input()
+
+    def eof_received(self) -> bool:
+        self._peer_ended = True
+        if self._conversation.ended:
+            self._transport.close()  # no queda nada por leer: cerrar entrega lo pendiente y no pierde nada
+            return True
+        reply = self._conversation.receive_eof()
+        if reply:
+            self._transport.write(reply)
+        if not self._conversation.said_goodbye:
+            self._server.observer.left(self._peer)
+        self._after_input()
+        return True  # asyncio no debe cerrar: primero se entrega
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._cancel_timer()
+        if exc and not self._conversation.ended:
+            self._server.observer.lost(self._peer, exc)
+        self._conversation.ended = True
+        self._server.forget(self)
+
+    def pause_writing(self) -> None:
+        # No lee lo que se le responde: no se le acepta más que responder.
+        if not self._conversation.ended:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if not self._conversation.ended:
+            self._transport.resume_reading()
+            if self._conversation.awaiting_silence:
+                self._await_silence()
+
+    # -- lo que pide el servidor ----------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Se detiene el servidor: lo recibido ya está respondido; se entrega y se cierra."""
+        self._stopping = True
+        if not self._conversation.ended:
+            reply = self._conversation.receive_silence()
+            if reply:
+                self._transport.write(reply)
+            self._conversation.ended = True
+            self._finish()
+
+    def abort(self) -> None:
+        """Se corta ya, con lo que quede sin entregar."""
+        self._transport.abort()
+
+    # -- por dentro -----------------------------------------------------------------------------------------
+
+    def _after_input(self) -> None:
+        for bad in self._conversation.take_bad_messages():
+            self._server.observer.bad_message(self._peer, bad)
+        if self._conversation.ended:
+            if self._conversation.said_goodbye:
+                self._server.observer.said_goodbye(self._peer)
+            self._finish()
+
+    def _await_silence(self) -> None:
+        # Un solo temporizador por conexión: cada trozo apunta su hora y es el temporizador quien la mira.
+        loop = self._server.loop
+        self._last_data = loop.time()
+        if self._timer is None:
+            self._timer = loop.call_later(self._server.limits.goodbye_silence, self._silence)
+
+    def _silence(self) -> None:
+        self._timer = None
+        if not self._conversation.awaiting_silence or not self._transport.is_reading():
+            return  # sin leer no se sabe si calla: se empezará a contar al leer de nuevo
+        due = self._last_data + self._server.limits.goodbye_silence
+        if self._server.loop.time() < due:
+            self._timer = self._server.loop.call_at(due, self._silence)
+            return
+        reply = self._conversation.receive_silence()
+        if reply:
+            self._transport.write(reply)
+        self._after_input()
+
+    def _finish(self) -> None:
+        """Entrega lo que falte y nuestro FIN, y se queda leyendo y tirando hasta que sea seguro cerrar."""
+        self._cancel_timer()
+        try:
+            self._transport.write_eof()
+        except OSError:  # el otro extremo ya cortó: no hay a quién entregar
+            self._transport.abort()
+            return
+        if self._peer_ended:
+            self._transport.close()
+        self._transport.resume_reading()
+        self._owed = self._transport.get_write_buffer_size()
+        limits = self._server.limits
+        self._deadline = self._server.loop.time() + (limits.drain if self._owed else limits.linger)
+        self._timer = self._server.loop.call_later(limits.linger_quiet, self._check_closing)
+
+    def _check_closing(self) -> None:
+        limits = self._server.limits
+        now = self._server.loop.time()
+        owed = self._transport.get_write_buffer_size()
+        if owed < self._owed:  # avanza: el plazo vuelve a empezar, y el de tirar entrada cuando ya no falte nada
+            self._owed = owed
+            self._deadline = now + (limits.drain if owed else limits.linger)
+        elif now >= self._deadline or (self._stopping and not owed and not self._heard):
+            if owed:
+                self._server.observer.undelivered(self._peer)
+                self._transport.abort()
+            else:
+                self._transport.close()
+            return
+        self._heard = False
+        self._timer = self._server.loop.call_later(limits.linger_quiet, self._check_closing)
+
+    def _cancel_timer(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+
+
+class Server:
+    """Un servidor de mensajes en el bucle de asyncio en marcha.
+
+    Con ``async with``, escucha al entrar y al salir se detiene como ``drain()``::
+
+        async with Server(str.title, port=0) as server:
+            print(server.addresses)
+
+    ``service``: un ``Service`` o una función ``str -> str``. ``host`` y ``port``: dónde escuchar (un nombre puede ser
+    varias direcciones; el puerto 0 toma uno libre, el mismo en todas). ``observer``: a quién se le cuenta lo que pasa.
+    """
+
+    loop: asyncio.AbstractEventLoop
+
+    def __init__(
+        self,
+        service: Service | Callable[[str], str] = uppercase,
+        host: str = "localhost",
+        port: int = 5000,
+        *,
+        limits: Limits = DEFAULT_LIMITS,
+        observer: Observer | None = None,
+    ) -> None:
+        self.service = as_service(service)
+        self.limits = limits
+        self.observer = observer or Observer()
+        self._host = host
+        self._port = port
+        self._listeners: list[asyncio.Server] = []
+        self._connections: set[Connection] = set()
+        self._all_gone = asyncio.Event()
+
+    @property
+    def addresses(self) -> list[Peer]:
+        """Las direcciones en que escucha: ``[(ip, puerto), ...]``; vacía antes de empezar y después de acabar."""
+        return [sock.getsockname()[:2] for listener in self._listeners for sock in listener.sockets]
+
+    @property
+    def conversations(self) -> int:
+        """Cuántas conexiones siguen abiertas."""
+        return len(self._connections)
+
+    async def start(self) -> None:
+        """Empieza a escuchar.
+
+        Errores: ``UnknownHost``, ``AddressInUse``, ``PortNotAllowed``, ``AddressNotOurs`` o ``NetworkError``.
+        """
+        self.loop = asyncio.get_running_loop()
+        for sock in open_listeners(self._host, self._port, self.limits.backlog):
+            listener = await self.loop.create_server(lambda: Connection(self), sock=sock, backlog=self.limits.backlog)
+            self._listeners.append(listener)
+
+    async def drain(self) -> int:
+        """Deja de aceptar, entrega lo debido y cierra. Devuelve cuántas conversaciones hubo que cortar porque el
+        cliente no leyó lo suyo en ``limits.drain`` segundos (lo normal: 0)."""
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+        for _ in range(_LAST_TURNS):
+            await asyncio.sleep(0)
+        for connection in list(self._connections):
+            connection.drain()
+        if self._connections:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._all_gone.wait(), self.limits.drain)
+        undelivered = len(self._connections)
+        self.abort()
+        return undelivered
+
+    def abort(self) -> None:
+        """Corta todas las conversaciones sin entregar nada más."""
+        for connection in list(self._connections):
+            connection.abort()
+
+    async def __aenter__(self) -> Server:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.drain()
+
+    # -- para Connection ------------------------------------------------------------------------------------
+
+    def admit(self, connection: Connection) -> bool:
+        """Apunta una conversación más, si cabe; devuelve si cupo."""
+        if len(self._connections) >= self.limits.max_connections:
+            return False
+        self._connections.add(connection)
+        self._all_gone.clear()
+        return True
+
+    def forget(self, connection: Connection) -> None:
+        """Una conexión se cerró."""
+        self._connections.discard(connection)
+        if not self._connections:
+            self._all_gone.set()
+
+
+def open_listeners(host: str, port: int, backlog: int) -> list[socket.socket]:
+    """Abre un socket a la escucha en cada dirección de ``host``, todos en el mismo puerto.
+
+    Una familia que la máquina no tiene (IPv6, a menudo) no es un error mientras quede otra. Errores: los de
+    ``Server.start``.
+    """
+    address = format_address(host, port)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (socket.gaierror, UnicodeError) as error:
+        raise UnknownHost(address, error) from error
+    places = list(dict.fromkeys((family, place) for family, _, _, _, place in found))
+    for attempt in range(1, _PORT_ATTEMPTS + 1):
+        try:
+            return _open_all(places, address, backlog)
+        except AddressInUse:
+            # Con el puerto 0, el que el sistema dio en una dirección puede estar ocupado en la otra.
+            if port or attempt == _PORT_ATTEMPTS:
+                raise
+    raise AssertionError("el bucle de arriba siempre devuelve o lanza")
+
+
+def _open_all(places: Iterable[tuple[socket.AddressFamily, Any]], address: str, backlog: int) -> list[socket.socket]:
+    opened: list[socket.socket] = []
+    absent: OSError | None = None
+    try:
+        for family, place in places:
+            port = opened[0].getsockname()[1] if opened else place[1]
+            try:
+                opened.append(_open_one(family, (place[0], port, *place[2:]), backlog))
+            except OSError as error:
+                if error.errno not in _ABSENT:
+                    raise
+                absent = error
+        if not opened and absent:
+            raise absent
+    except OSError as error:
+        for sock in opened:
+            sock.close()
+        kind = _BIND_ERRORS.get(error.errno or 0, NetworkError)
+        raise kind(address, error) from error
+    return opened
+
+
+def _open_one(family: socket.AddressFamily, place: tuple[Any, ...], backlog: int) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if os.name == "posix":
+            # Volver a escuchar enseguida, aunque queden conexiones viejas en TIME_WAIT. En Windows esta opción
+            # dejaría a dos programas compartir el puerto.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # IPv4 tiene su propio socket
+        sock.bind(place)
+        sock.listen(backlog)
+        sock.setblocking(False)
+    except OSError:
+        sock.close()
+        raise
+    return sock

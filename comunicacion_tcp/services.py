@@ -1,0 +1,42 @@
+"""Qué se responde: un ``Service`` hecho de cualquier función ``str -> str``, y el que viene puesto, mayúsculas.
+
+Aquí no se parten bytes en mensajes ni se juzga lo que devuelve una función: eso es de ``protocol.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Service:
+    """Lo que un servidor responde.
+
+    ``function``: recibe un mensaje (``str`` sin ``\\n``) y devuelve su respuesta (``str`` sin ``\\n``).
+
+    ``block``: el atajo, si lo hay. Recibe de una vez muchos mensajes enteros en UTF-8, cada uno con su
+    terminador, y devuelve sus respuestas igual. Debe dar lo mismo que ``function`` mensaje a mensaje; si algo
+    no le cuadra lanza una excepción y los mensajes se responden de uno en uno. De aquí sale la velocidad.
+
+    ``by_character``: si responder un texto a trozos da los mismos bytes que responderlo entero. Solo entonces
+    se puede contestar al vuelo a clientes que no envían terminador; si no, el servidor habla solo por líneas.
+    """
+
+    function: Callable[[str], str]
+    block: Callable[[bytes], bytes] | None = None
+    by_character: bool = False
+
+
+def as_service(service: Service | Callable[[str], str]) -> Service:
+    """Devuelve ``service`` tal cual si ya es un ``Service``; una función ``str -> str`` la envuelve en uno."""
+    return service if isinstance(service, Service) else Service(service)
+
+
+def _uppercase_block(block: bytes) -> bytes:
+    # bytes.upper() solo conoce ASCII, pero ahí es ocho veces más rápido que ir y volver de str.
+    return block.upper() if block.isascii() else block.decode().upper().encode()
+
+
+uppercase = Service(str.upper, block=_uppercase_block, by_character=True)
+"""El servicio que viene puesto: cada mensaje, en mayúsculas (las de Unicode, carácter a carácter)."""

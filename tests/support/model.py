@@ -1,0 +1,94 @@
+"""El modelo de referencia: qué debe responder el servidor, escrito para leerlo y no para que sea rápido.
+
+No comparte nada con ``protocol.py``: si los dos coinciden con cualquier entrada, es que la norma se entiende igual
+dos veces. Un paso es un trozo de bytes, ``SILENCE`` (20 ms callado) o ``EOF`` (fin de la entrada).
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Iterable
+
+SILENCE, EOF = "silencio", "fin"
+Step = bytes | str
+
+GOODBYE = b"DESCONEXION"
+FAREWELL = "Conexión cerrada".encode()
+NOT_UTF8 = "ERROR: el mensaje no es UTF-8 válido".encode()
+
+
+def too_long(limit: int) -> bytes:
+    """La respuesta a un mensaje de más de ``limit`` bytes."""
+    return f"ERROR: el mensaje pasa de {limit} bytes".encode()
+
+
+def answer(message: bytes) -> bytes:
+    """La respuesta a un mensaje que cabe."""
+    try:
+        return message.decode().upper().encode()
+    except UnicodeDecodeError:
+        return NOT_UTF8
+
+
+def split_terminator(line: bytes) -> tuple[bytes, bytes]:
+    """Un mensaje y su terminador; sin ``\\n`` al final, todo es mensaje."""
+    match = re.fullmatch(rb"(.*?)(\r?\n|)", line, re.DOTALL)
+    assert match
+    return match[1], match[2]
+
+
+def answer_lines(stream: bytes, limit: int) -> bytes:
+    """Lo que responde una conversación de líneas a ``stream`` y el fin de la entrada, se corte como se corte."""
+    reply = b""
+    for line in re.findall(rb"[^\n]*\n|[^\n]+", stream):
+        message, terminator = split_terminator(line)
+        if message == GOODBYE:
+            return reply + FAREWELL + terminator
+        size = len(message) - (not terminator and message.endswith(b"\r"))
+        reply += (too_long(limit) if size > limit else answer(message)) + terminator
+    return reply
+
+
+def answer_steps(steps: Iterable[Step], limit: int) -> bytes:
+    """Lo que responde una conversación por decidir a estos pasos, en este orden."""
+    reply = line = held = b""  # line: la primera línea hasta aquí; held: su final, aún sin responder
+    burst, skipping = 0, False  # burst: bytes respondidos sin silencios en medio
+    steps = iter(steps)
+    for step in steps:
+        if step == EOF:
+            return reply + (FAREWELL if GOODBYE in (held, line) else answer(held))
+        if step == SILENCE:
+            burst, skipping = 0, False
+            if held == GOODBYE:
+                return reply + FAREWELL
+            if (GOODBYE + b"\r").startswith(held):
+                reply, held = reply + answer(held), b""
+            continue
+        assert isinstance(step, bytes)
+        piece, newline, after = step.partition(b"\n")
+        line, rest = line + piece, held + piece
+        message, terminator = split_terminator(rest + newline)
+        if newline:  # decidida: lo que venga detrás es una conversación de líneas
+            whole, end = split_terminator(line + newline)
+            if whole == GOODBYE:
+                return reply + FAREWELL + end
+            if skipping:
+                reply += end
+            elif rest and burst + len(message) > limit:
+                reply += too_long(limit) + terminator
+            else:
+                reply += answer(message) + terminator
+            return reply + answer_lines(after + b"".join(s for s in steps if isinstance(s, bytes)), limit)
+        held = b""
+        if (GOODBYE + b"\r").startswith(rest) and not skipping:
+            held = rest
+        elif burst + len(rest) - rest.endswith(b"\r") > limit and not skipping:
+            reply, skipping = reply + too_long(limit), True
+        elif not skipping:
+            decoder = codecs.getincrementaldecoder("utf-8")("ignore")
+            decoder.decode(rest)
+            held = decoder.getstate()[0]
+            done = rest[: len(rest) - len(held)]
+            reply, burst = reply + answer(done), burst + len(done)
+    return reply

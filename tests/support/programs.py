@@ -1,0 +1,167 @@
+"""Los programas de verdad, como procesos: por tuberías o en una terminal (un pseudoterminal con su sesión)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+
+from .examples import ROOT
+from .waiting import PATIENCE, wait_until
+
+SERVER = [sys.executable, str(ROOT / "Servidor_TCP.py")]
+CLIENT = [sys.executable, str(ROOT / "Cliente_TCP.py")]
+PROMPT = "Ingresa un mensaje (o 'DESCONEXION' para salir): "
+
+
+def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
+    """El entorno de una persona: el de aquí, sin nada que cambie cómo escribe Python, en UTF-8, y ``changes``."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "LC_", "LANG"))}
+    return {**kept, "LANG": "C.UTF-8", **(changes or {})}
+
+
+# Abrir la terminal siendo líder de sesión la hace su terminal de control: así Ctrl-C llega como señal.
+_TAKE_TERMINAL = "import os, sys; os.close(os.open(os.ttyname(0), os.O_RDWR)); os.execv(sys.argv[1], sys.argv[1:])"
+
+
+class Program:
+    """Un proceso cuya salida se va leyendo: ``output`` crece sola, y ``wait_for`` espera a que diga algo.
+
+    ``terminal``: si se ejecuta en un pseudoterminal (entrada, salida y errores) o con tuberías.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        terminal: bool = False,
+        env: Mapping[str, str] | None = None,
+        encoding: str = "utf-8",
+    ) -> None:
+        self._encoding = encoding
+        self._bytes = b""
+        self._errors = b""
+        self.process: subprocess.Popen[bytes]
+        settings = environment(env)
+        if terminal:
+            self._master, slave = os.openpty()
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", _TAKE_TERMINAL, *command],
+                stdin=slave,
+                stdout=slave,
+                stderr=slave,
+                cwd=ROOT,
+                env=settings,
+                start_new_session=True,
+            )
+            os.close(slave)
+            readers = [threading.Thread(target=self._read_terminal, daemon=True)]
+        else:
+            self._master = -1
+            pipe = subprocess.PIPE
+            self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, cwd=ROOT, env=settings)
+            readers = [threading.Thread(target=self._read_pipe, args=(name,), daemon=True) for name in ("out", "err")]
+        self._readers = readers
+        for reader in readers:
+            reader.start()
+
+    def _read_terminal(self) -> None:
+        while True:
+            try:
+                data = os.read(self._master, 65536)
+            except OSError:  # Linux dice EIO cuando ya nadie tiene la terminal abierta
+                return
+            if not data:
+                return
+            self._bytes += data
+
+    def _read_pipe(self, name: str) -> None:
+        stream = self.process.stdout if name == "out" else self.process.stderr
+        assert stream
+        while data := os.read(stream.fileno(), 65536):
+            if name == "out":
+                self._bytes += data
+            else:
+                self._errors += data
+
+    @property
+    def output(self) -> str:
+        """Lo escrito hasta ahora en la salida (en una terminal, también los errores y el eco de lo tecleado)."""
+        return self._bytes.decode(self._encoding)
+
+    @property
+    def errors(self) -> str:
+        """Lo escrito hasta ahora en la salida de errores, si no es una terminal."""
+        return self._errors.decode(self._encoding)
+
+    def wait_for(self, text: str, times: int = 1) -> None:
+        """Espera a que ``text`` esté en la salida, ``times`` veces."""
+        wait_until(lambda: self.output.count(text) >= times, f"que diga {text!r}; dijo {self.output!r} {self.errors!r}")
+
+    def type(self, text: str) -> None:
+        """Teclea ``text`` (o lo escribe en su tubería)."""
+        data = text.encode(self._encoding)
+        if self._master >= 0:
+            os.write(self._master, data)
+        else:
+            assert self.process.stdin
+            self.process.stdin.write(data)
+            self.process.stdin.flush()
+
+    def end_input(self) -> None:
+        """Termina su entrada: Ctrl-D en una terminal, cierre de la tubería si no."""
+        if self._master >= 0:
+            self.type("\x04")
+        else:
+            assert self.process.stdin
+            self.process.stdin.close()
+
+    def wait(self) -> int:
+        """Espera a que acabe y a haber leído todo; devuelve su código de salida."""
+        code: int = self.process.wait(PATIENCE)
+        for reader in self._readers:
+            reader.join(PATIENCE)
+        return code
+
+    def signal(self, number: signal.Signals) -> None:
+        """Le envía una señal."""
+        self.process.send_signal(number)
+
+    def __enter__(self) -> Program:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.wait()
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if stream:
+                with contextlib.suppress(OSError):
+                    stream.close()
+        if self._master >= 0:
+            os.close(self._master)
+
+
+@contextlib.contextmanager
+def running_server(
+    *options: str, terminal: bool = False, env: Mapping[str, str] | None = None
+) -> Iterator[tuple[Program, int]]:
+    """El servidor de verdad en un puerto libre: ``(programa, puerto)``. Al acabar lo para."""
+    with Program([*SERVER, "--puerto", "0", *options], terminal=terminal, env=env) as program:
+        program.wait_for("...")
+        match = re.match(r"Servidor escuchando en .*:(\d+)\.\.\.", program.output)
+        assert match, program.output
+        yield program, int(match[1])
+
+
+def run(
+    command: Sequence[str], entry: str | bytes = "", env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """Ejecuta ``command`` hasta el final con ``entry`` por su entrada."""
+    data = entry.encode() if isinstance(entry, str) else entry
+    return subprocess.run(command, input=data, capture_output=True, timeout=PATIENCE, cwd=ROOT, env=environment(env))

@@ -1,0 +1,87 @@
+"""Sockets de prueba: hablar con un servidor byte a byte y hacer de servidor ajeno."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+
+from .waiting import PATIENCE
+
+
+def connect(port: int, host: str = "127.0.0.1") -> socket.socket:
+    """Un socket conectado, con plazo y sin esperar a juntar segmentos."""
+    sock = socket.create_connection((host, port), timeout=PATIENCE)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+def receive(sock: socket.socket, size: int) -> bytes:
+    """Exactamente ``size`` bytes, o los que haya hasta el FIN. Un RST es ``ConnectionResetError``."""
+    data = b""
+    while len(data) < size and (more := sock.recv(min(65536, size - len(data)))):
+        data += more
+    return data
+
+
+def receive_all(sock: socket.socket) -> bytes:
+    """Todo hasta el FIN. Un RST es ``ConnectionResetError``."""
+    data = bytearray()
+    while more := sock.recv(65536):
+        data += more
+    return bytes(data)
+
+
+def reset(sock: socket.socket) -> None:
+    """Cierra con RST en vez de FIN."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+@contextlib.contextmanager
+def foreign_server(serve: Callable[[socket.socket], None]) -> Iterator[int]:
+    """Un servidor ajeno: atiende cada conexión con ``serve`` en su hilo. Da su puerto."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    threads: list[threading.Thread] = []
+    failures: list[BaseException] = []
+
+    def attend(sock: socket.socket) -> None:
+        sock.settimeout(PATIENCE)
+        try:
+            with sock:
+                serve(sock)
+        except (ConnectionError, BrokenPipeError):
+            pass  # el cliente se fue: cosa suya
+        except BaseException as error:
+            failures.append(error)
+
+    def accept() -> None:
+        while True:
+            try:
+                sock, _ = listener.accept()
+            except OSError:
+                return
+            thread = threading.Thread(target=attend, args=(sock,), daemon=True)
+            threads.append(thread)
+            thread.start()
+
+    acceptor = threading.Thread(target=accept, daemon=True)
+    acceptor.start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        # shutdown despierta al accept; close solo no lo hace en Linux.
+        with contextlib.suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        for thread in [acceptor, *threads]:
+            thread.join(PATIENCE)
+    assert not failures, failures
+
+
+def free_port() -> int:
+    """Un puerto en el que ahora no escucha nadie."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])

@@ -1,0 +1,16 @@
+"""Esperar sin dormir a ciegas: se mira una condición hasta que se cumple o vence un plazo amplio."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+PATIENCE = 30.0  # segundos: solo los agota una prueba que va a fallar
+
+
+def wait_until(condition: Callable[[], object], what: str = "la condición") -> None:
+    """Vuelve cuando ``condition()`` se cumple; si no lo hace a tiempo, ``AssertionError`` diciendo qué faltó."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"no llegó a cumplirse: {what}"
+        time.sleep(0.005)

@@ -1,0 +1,241 @@
+"""``protocol.py`` por casos: cada rama, y las que las propiedades encuentran solo por suerte."""
+
+from __future__ import annotations
+
+import pytest
+
+from comunicacion_tcp.errors import MessageError, NotUTF8, ServiceFailed, TooLong
+from comunicacion_tcp.limits import Limits
+from comunicacion_tcp.protocol import ClientProtocol, ServerProtocol
+from comunicacion_tcp.services import Service
+
+from .support.model import EOF, SILENCE, Step
+
+SMALL = Limits(max_message=16)
+
+
+def replies(conversation: ServerProtocol, *steps: Step) -> list[bytes]:
+    """Lo que responde a cada paso."""
+    return [
+        conversation.receive_silence()
+        if step == SILENCE
+        else conversation.receive_eof()
+        if step == EOF
+        else conversation.receive_data(step)  # type: ignore[arg-type]
+        for step in steps
+    ]
+
+
+BYE = "Conexión cerrada".encode()
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        # La despedida, cortada por donde más duele.
+        ([b"DESCONEXION\r", b"\n"], [b"", BYE + b"\r\n"]),
+        ([b"DESCONEXION\r", SILENCE, b"x"], [b"", b"DESCONEXION\r", b"X"]),
+        ([b"DESCONEXION\r", EOF], [b"", b"DESCONEXION\r"]),
+        ([b"DESCONEXION", EOF], [b"", BYE]),
+        ([b"DESC", SILENCE, b"ONEXION", EOF], [b"", b"DESC", b"ONEXION", BYE]),
+        ([b"DESC", SILENCE, b"ONEXION", b"\r\n"], [b"", b"DESC", b"ONEXION", BYE + b"\r\n"]),
+        ([b"DESC", SILENCE, b"\n", b"ONEXION", EOF], [b"", b"DESC", b"\n", b"", b"ONEXION"]),
+        ([b"hola", b"DESCONEXION", SILENCE], [b"HOLA", b"", BYE]),
+        ([b"hola", b"DESCONEXION", EOF], [b"HOLA", b"", BYE]),
+        ([b"hola ", b"DESCONEXION", b"\n"], [b"HOLA ", b"", b"DESCONEXION\n"]),
+        ([b"DESCONEXIONES"], [b"DESCONEXIONES"]),
+        ([b"DESCONEXION\nDESCONEXION\n", b"mas\n"], [BYE + b"\n", b""]),
+        ([b"\n", b"DESCONEXION", SILENCE, b"\n"], [b"\n", b"", b"", BYE + b"\n"]),
+        # Bytes que no llegan a ser un carácter.
+        ([b"\xc3", SILENCE, b"\xb1"], [b"", b"", "Ñ".encode()]),
+        ([b"a\xc3", EOF], [b"A", "ERROR: el mensaje no es UTF-8 válido".encode()]),
+        ([b"\n\xc3", EOF], [b"\n", "ERROR: el mensaje no es UTF-8 válido".encode()]),
+        ([b"", EOF, b"x", SILENCE, EOF], [b"", b"", b"", b"", b""]),
+        # El tamaño: 16 caben, 17 no; un "\r" al final puede ser del terminador.
+        ([b"x" * 16 + b"\n", b"x" * 16 + b"\r\n"], [b"X" * 16 + b"\n", b"X" * 16 + b"\r\n"]),
+        ([b"\n", b"x" * 16 + b"\r", b"\n"], [b"\n", b"", b"X" * 16 + b"\r\n"]),
+        ([b"x" * 16 + b"\r", b"\n"], [b"X" * 16 + b"\r", b"\n"]),
+        ([b"\n" + b"x" * 17], [b"\nERROR: el mensaje pasa de 16 bytes"]),
+        ([b"\n" + b"x" * 17, b"xx\r", b"\na\n"], [b"\nERROR: el mensaje pasa de 16 bytes", b"", b"\r\nA\n"]),
+        ([b"\n" + b"x" * 16 + b"\r\r", b"\n"], [b"\nERROR: el mensaje pasa de 16 bytes", b"\r\n"]),
+        ([b"x" * 17, b"y\r", b"\nz\n"], [b"ERROR: el mensaje pasa de 16 bytes", b"", b"\r\nZ\n"]),
+        ([b"x" * 17, b"y", SILENCE, b"z"], [b"ERROR: el mensaje pasa de 16 bytes", b"", b"", b"Z"]),
+        ([b"x" * 10, b"x" * 10, b"\n"], [b"X" * 10, b"ERROR: el mensaje pasa de 16 bytes", b"\n"]),
+        ([b"x" * 10, SILENCE, b"x" * 10, b"\n"], [b"X" * 10, b"", b"X" * 10, b"\n"]),
+        ([b"x" * 10, b"x" * 10 + b"\r\n"], [b"X" * 10, b"ERROR: el mensaje pasa de 16 bytes\r\n"]),
+        ([b"\n" + b"x" * 17, EOF], [b"\nERROR: el mensaje pasa de 16 bytes", b""]),
+    ],
+)
+def test_replies_step_by_step(steps: list[Step], expected: list[bytes]) -> None:
+    assert replies(ServerProtocol(limits=SMALL), *steps) == expected
+
+
+def test_waits_for_silence_only_while_it_can_matter() -> None:
+    conversation = ServerProtocol()
+    seen = []
+    for data in (b"\xc3", b"\xb1", b"DESC", b"ANSO", b"\n", b"DESC"):
+        conversation.receive_data(data)
+        seen.append(conversation.awaiting_silence)
+        if data == b"\xb1":
+            conversation.receive_silence()
+    # Un carácter a medias no espera al silencio; un trozo respondido sí: el silencio dirá dónde acabó el mensaje.
+    assert seen == [False, True, True, True, False, False]
+
+
+def test_nothing_is_answered_after_the_goodbye() -> None:
+    conversation = ServerProtocol()
+    assert replies(conversation, b"DESCONEXION\n", b"x\n", SILENCE, EOF) == [BYE + b"\n", b"", b"", b""]
+    assert conversation.ended
+    assert conversation.said_goodbye
+
+
+def test_the_end_without_goodbye_is_not_a_goodbye() -> None:
+    conversation = ServerProtocol()
+    conversation.receive_eof()
+    assert conversation.ended
+    assert not conversation.said_goodbye
+
+
+def test_a_thousand_complete_lines_cost_the_service_one_call() -> None:
+    blocks: list[bytes] = []
+
+    def count(block: bytes) -> bytes:
+        blocks.append(block)
+        return block
+
+    conversation = ServerProtocol(Service(str, block=count, by_character=True))
+    lines = b"hola\n" * 1000
+    assert conversation.receive_data(lines) == lines
+    assert conversation.receive_data(lines[:-2]) + conversation.receive_data(lines[-2:]) == lines
+    assert blocks == [lines, lines[:-5], lines[-5:]]
+
+
+def test_one_bad_message_does_not_cost_its_neighbours_theirs() -> None:
+    conversation = ServerProtocol()
+    expected = "AÑO\nERROR: el mensaje no es UTF-8 válido\r\nSEÑAL\n".encode()
+    assert conversation.receive_data("año\n".encode() + b"\xff\r\n" + "señal\n".encode()) == expected
+
+
+def test_blocks_larger_than_a_message_are_not_messages_too_long() -> None:
+    conversation = ServerProtocol(limits=SMALL)
+    assert conversation.receive_data(b"hola mundo\n" * 10) == b"HOLA MUNDO\n" * 10
+    assert conversation.receive_data(b"a\n" + b"x" * 17 + b"\nb\n") == b"A\nERROR: el mensaje pasa de 16 bytes\nB\n"
+
+
+def explode(message: str) -> str:
+    raise ValueError("detalles privados")
+
+
+def leave(message: str) -> str:
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize(
+    ("function", "error"),
+    [
+        (explode, "el servicio falló con este mensaje"),
+        (leave, "el servicio falló con este mensaje"),
+        (lambda message: None, "el servicio no devolvió texto"),
+        (lambda message: message.encode(), "el servicio no devolvió texto"),
+        (lambda message: "dos\nlíneas", "el servicio devolvió más de una línea"),
+        (lambda message: "\ud800", "el servicio devolvió texto que no es Unicode válido"),
+    ],
+)
+def test_a_service_that_misbehaves_costs_only_its_message(function: object, error: str) -> None:
+    def service(message: str) -> str:
+        return function(message) if message == "mal" else message.title()  # type: ignore[operator]
+
+    conversation = ServerProtocol(service)
+    assert conversation.receive_data(b"uno\nmal\r\ndos\n") == f"Uno\nERROR: {error}\r\nDos\n".encode()
+    assert [type(bad) for bad in conversation.take_bad_messages()] == [ServiceFailed]
+
+
+def test_any_other_service_speaks_only_lines_unless_told() -> None:
+    assert replies(ServerProtocol(str.title), b"hola ", b"mundo\n") == [b"", b"Hola Mundo\n"]
+    assert replies(ServerProtocol(str.title, lines_only=False), b"hola") == [b"Hola"]
+    assert replies(ServerProtocol(lines_only=True), b"hola", b"\n") == [b"", b"HOLA\n"]
+
+
+def test_a_shortcut_that_fails_falls_back_to_the_function() -> None:
+    def shortcut(block: bytes) -> bytes:
+        raise RuntimeError("no sé")
+
+    assert ServerProtocol(Service(str.swapcase, block=shortcut)).receive_data(b"Hola\n") == b"hOLA\n"
+
+
+def test_bad_messages_are_told_once_of_each_kind() -> None:
+    conversation = ServerProtocol(limits=SMALL)
+    conversation.receive_data(b"\xff\n\xff\n" + b"x" * 17 + b"\n")
+    assert [type(bad) for bad in conversation.take_bad_messages()] == [NotUTF8, TooLong]
+    conversation.receive_data(b"\xff\n")
+    assert conversation.take_bad_messages() == ()
+
+
+def test_a_message_too_long_is_not_kept() -> None:
+    conversation = ServerProtocol(limits=SMALL)
+    conversation.receive_data(b"\n")
+    for _ in range(1000):
+        conversation.receive_data(b"x" * 1000)
+        assert len(conversation._pending) <= SMALL.max_message
+    assert conversation.receive_data(b"\nhola\n") == b"\nHOLA\n"
+
+
+# -- el cliente ---------------------------------------------------------------------------------------------
+
+
+def test_client_sends_lines_and_a_bare_goodbye() -> None:
+    client = ClientProtocol()
+    assert client.send("hola señor") == "hola señor\n".encode()
+    assert client.say_goodbye() == b"DESCONEXION"
+
+
+@pytest.mark.parametrize("message", ["dos\nlíneas", "acaba en retorno\r", "\ud800", "DESCONEXION"])
+def test_client_refuses_what_cannot_be_a_message(message: str) -> None:
+    with pytest.raises(MessageError):
+        ClientProtocol().send(message)
+
+
+def test_client_reads_replies_in_any_cut() -> None:
+    client = ClientProtocol()
+    for byte in "UNO\nDOS AÑOS\r\n\n".encode():
+        client.receive_data(bytes([byte]))
+    assert [client.next_reply() for _ in range(4)] == ["UNO", "DOS AÑOS", "", None]
+
+
+def test_client_takes_silence_as_the_end_of_a_bare_reply() -> None:
+    client = ClientProtocol()
+    client.receive_silence()
+    client.receive_data(b"HO")
+    assert client.awaiting_silence
+    client.receive_data(b"LA")
+    client.receive_silence()
+    assert client.next_reply() == "HOLA"
+    assert not client.awaiting_silence
+
+
+def test_client_does_not_once_the_server_ends_its_replies() -> None:
+    client = ClientProtocol()
+    client.receive_data(b"HOLA\nA MEDI")
+    client.receive_silence()
+    assert not client.awaiting_silence
+    client.receive_data(b"AS\n")
+    assert [client.next_reply(), client.next_reply()] == ["HOLA", "A MEDIAS"]
+    # Tras la despedida sí: su respuesta puede llegar sin terminador y el servidor no cerrar nunca.
+    client.say_goodbye()
+    client.receive_data(BYE)
+    client.receive_silence()
+    assert client.next_reply() == "Conexión cerrada"
+
+
+def test_client_ends_the_last_reply_at_the_end_of_input() -> None:
+    client = ClientProtocol()
+    client.receive_data(b"UNO\nDOS")
+    client.receive_eof()
+    client.receive_eof()
+    assert [client.next_reply(), client.next_reply(), client.next_reply()] == ["UNO", "DOS", None]
+
+
+def test_client_shows_what_is_not_utf8() -> None:
+    client = ClientProtocol()
+    client.receive_data(b"a\xffb\n")
+    assert client.next_reply() == r"a\xffb"

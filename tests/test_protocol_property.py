@@ -1,0 +1,120 @@
+"""Las propiedades sobre las que descansa todo: el protocolo y el modelo de referencia dicen lo mismo, se corte
+el flujo por donde se corte.
+
+El tiempo no pasa: los 20 ms de silencio son un paso más de la entrada.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from comunicacion_tcp.limits import Limits
+from comunicacion_tcp.protocol import ClientProtocol, ServerProtocol
+from comunicacion_tcp.services import Service
+
+from .support.model import EOF, GOODBYE, SILENCE, Step, answer_lines, answer_steps
+
+LIMIT = 20  # pequeño, para que los mensajes de los ejemplos lo crucen a menudo
+
+# Trozos con mala intención: la despedida y sus imitaciones, terminadores, caracteres de 2, 3 y 4 bytes enteros y
+# a medias, bytes que no son UTF-8, y relleno que ronda el límite.
+FRAGMENTS = [
+    *(b"DESCONEXION", b"DESC", b"ONEXION", b"D", b"\n", b"\r\n", b"\r", b"\n\n", b"DESCONEXION\n", b"DESCONEXION\r\n"),
+    *("desconexıon".encode(), b"desconexion", b"hola ", b"a", "ñ€😀ß".encode(), "ΰ".encode(), "\u2028\x85".encode()),
+    *(
+        "é".encode()[:1],
+        "€".encode()[:2],
+        "😀".encode()[:3],
+        b"\xff",
+        b"\xed\xa0\x80",
+        b"\xc0\x80",
+        b"\xe0\x80",
+        b"\x00",
+    ),
+    *(b"\xff\xfd\x03", b"\xef\xbb\xbf", b"x" * (LIMIT - 1), b"x" * LIMIT, b"x" * (LIMIT + 1)),
+]
+pieces = st.lists(st.sampled_from(FRAGMENTS) | st.binary(max_size=6), max_size=8).map(b"".join)
+steps = st.lists(pieces.filter(bool) | st.just(SILENCE), max_size=10)
+good_text = st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"]), max_size=8)
+
+
+def serve(steps: list[Step], *, lines_only: bool | None = None) -> bytes:
+    """Lo que responde ``ServerProtocol`` a estos pasos."""
+    conversation = ServerProtocol(limits=Limits(max_message=LIMIT), lines_only=lines_only)
+    reply = b""
+    for step in steps:
+        if step == EOF:
+            reply += conversation.receive_eof()
+        elif step == SILENCE:
+            reply += conversation.receive_silence()
+        else:
+            assert isinstance(step, bytes)
+            reply += conversation.receive_data(step)
+    return reply
+
+
+def cut(stream: bytes, places: list[int]) -> list[Step]:
+    """``stream`` en trozos, cortado en ``places`` (posiciones cualesquiera)."""
+    edges = sorted({0, len(stream), *(place % (len(stream) + 1) for place in places)})
+    return [stream[a:b] for a, b in itertools.pairwise(edges)]
+
+
+places = st.lists(st.integers(min_value=0, max_value=200), max_size=30)
+
+
+@given(steps)
+@example([b"DESC", b"ONEXION", EOF])
+@example([b"DESC", SILENCE, b"ONEXION\n"])
+@example([b"x" * LIMIT + b"\r", b"\n"])
+def test_any_bytes_in_any_steps_equal_the_reference_model(steps: list[Step]) -> None:
+    assert serve([*steps, EOF]) == answer_steps([*steps, EOF], LIMIT)
+
+
+@given(steps.filter(lambda steps: not any(step != SILENCE and b"\n" in step for step in steps)))
+def test_while_undecided_nothing_is_answered_late(steps: list[Step]) -> None:
+    assert serve(steps) == answer_steps(steps, LIMIT)
+
+
+@given(pieces, places)
+def test_a_conversation_of_lines_answers_the_same_bytes_in_every_cut(stream: bytes, places: list[int]) -> None:
+    # Decidida por una línea vacía, o nacida así: da igual.
+    assert serve([b"\n", *cut(stream, places), EOF]) == b"\n" + answer_lines(stream, LIMIT)
+    assert serve([*cut(stream, places), EOF], lines_only=True) == answer_lines(stream, LIMIT)
+
+
+@given(good_text.filter(lambda text: len(text.encode()) <= LIMIT) | st.just(GOODBYE.decode()), pieces, places)
+def test_a_good_first_line_answers_the_same_bytes_in_every_cut(first: str, rest: bytes, places: list[int]) -> None:
+    stream = first.encode() + b"\n" + rest
+    assert serve([*cut(stream, places), EOF]) == answer_lines(stream, LIMIT)
+
+
+@given(pieces)
+def test_whole_equals_byte_by_byte(stream: bytes) -> None:
+    assert serve([b"\n", *(bytes([byte]) for byte in stream), EOF]) == serve([b"\n", stream, EOF])
+
+
+@given(pieces, places)
+def test_a_service_without_a_shortcut_answers_the_same(stream: bytes, places: list[int]) -> None:
+    slow = ServerProtocol(Service(str.upper), Limits(max_message=LIMIT))
+    reply = b"".join(slow.receive_data(piece) for piece in cut(stream, places) if isinstance(piece, bytes))
+    assert reply + slow.receive_eof() == answer_lines(stream, LIMIT)
+
+
+@given(st.lists(good_text.map(lambda text: text.rstrip("\r")), max_size=6), places, places)
+def test_two_real_ends_and_a_fake_wire(messages: list[str], there: list[int], back: list[int]) -> None:
+    messages = [message for message in messages if message != GOODBYE.decode()]
+    client, server = ClientProtocol(), ServerProtocol()
+    stream = b"".join(client.send(message) for message in messages) + client.say_goodbye()
+    answer = b"".join(server.receive_data(piece) for piece in cut(stream, there) if isinstance(piece, bytes))
+    answer += server.receive_eof()
+    for piece in cut(answer, back):
+        assert isinstance(piece, bytes)
+        client.receive_data(piece)
+    client.receive_eof()
+    replies = iter(client.next_reply, None)
+    expected = [message.upper().removesuffix("\r") for message in messages]
+    assert list(replies) == [*expected, "Conexión cerrada"]
+    assert server.said_goodbye
