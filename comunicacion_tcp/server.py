@@ -37,7 +37,9 @@ Peer = tuple[str, int]
 
 _FULL = "ERROR: el servidor está completo; inténtalo más tarde\n"
 _PORT_ATTEMPTS = 8  # veces que se busca un puerto libre en todas las direcciones a la vez: dos suelen bastar
-_LAST_TURNS = 5  # vueltas del bucle: aceptar, empezar y leer lo que ya estaba en los sockets lleva cuatro
+# Antes de detenerse se acepta y se lee lo que ya estaba en los sockets, contado en vueltas del bucle de asyncio:
+_TURNS_TO_ACCEPT = 2  # en la segunda ya ha aceptado lo que hubiera en cola
+_TURNS_TO_READ = 5  # crear el transporte, presentarlo, empezar a leer, leer; y una de sobra
 _BIND_ERRORS: dict[int, type[NetworkError]] = {
     errno.EADDRINUSE: AddressInUse,
     errno.EACCES: PortNotAllowed,
@@ -177,8 +179,10 @@ class Connection(asyncio.Protocol):
             self._conversation.ended = True
             self._finish()
 
-    def abort(self) -> None:
+    def cut(self) -> None:
         """Se corta ya, con lo que quede sin entregar."""
+        self._server.count_cut()
+        self._server.observer.undelivered(self._peer)
         self._transport.abort()
 
     # -- por dentro -----------------------------------------------------------------------------------------
@@ -236,8 +240,7 @@ class Connection(asyncio.Protocol):
             self._deadline = now + (limits.drain if owed else limits.linger)
         elif now >= self._deadline or (self._stopping and not owed and not self._heard):
             if owed:
-                self._server.observer.undelivered(self._peer)
-                self._transport.abort()
+                self.cut()
             else:
                 self._transport.close()
             return
@@ -280,7 +283,9 @@ class Server:
         self._port = port
         self._listeners: list[asyncio.Server] = []
         self._connections: set[Connection] = set()
+        self._refused: set[Connection] = set()
         self._all_gone = asyncio.Event()
+        self._cut_count = 0
 
     @property
     def addresses(self) -> list[Peer]:
@@ -289,8 +294,8 @@ class Server:
 
     @property
     def conversations(self) -> int:
-        """Cuántas conexiones siguen abiertas."""
-        return len(self._connections)
+        """Cuántas conversaciones siguen abiertas (las rechazadas que aún se están cerrando no lo son)."""
+        return len(self._connections) - len(self._refused)
 
     async def start(self) -> None:
         """Empieza a escuchar.
@@ -305,24 +310,24 @@ class Server:
     async def drain(self) -> int:
         """Deja de aceptar, entrega lo debido y cierra. Devuelve cuántas conversaciones hubo que cortar porque el
         cliente no leyó lo suyo en ``limits.drain`` segundos (lo normal: 0)."""
+        before = self._cut_count
+        await _turn_loop(_TURNS_TO_ACCEPT)
         for listener in self._listeners:
             listener.close()
         self._listeners.clear()
-        for _ in range(_LAST_TURNS):
-            await asyncio.sleep(0)
+        await _turn_loop(_TURNS_TO_READ)
         for connection in list(self._connections):
             connection.drain()
         if self._connections:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._all_gone.wait(), self.limits.drain)
-        undelivered = len(self._connections)
-        self.abort()
-        return undelivered
+        self.cut()
+        return self._cut_count - before
 
-    def abort(self) -> None:
+    def cut(self) -> None:
         """Corta todas las conversaciones sin entregar nada más."""
         for connection in list(self._connections):
-            connection.abort()
+            connection.cut()
 
     async def __aenter__(self) -> Server:
         await self.start()
@@ -336,18 +341,29 @@ class Server:
     # -- para Connection ------------------------------------------------------------------------------------
 
     def admit(self, connection: Connection) -> bool:
-        """Apunta una conversación más, si cabe; devuelve si cupo."""
-        if len(self._connections) >= self.limits.max_connections:
-            return False
+        """Apunta una conexión más; devuelve si cabe como conversación."""
+        fits = self.conversations < self.limits.max_connections
         self._connections.add(connection)
+        if not fits:
+            self._refused.add(connection)
         self._all_gone.clear()
-        return True
+        return fits
+
+    def count_cut(self) -> None:
+        """Una conversación se cortó con algo por entregar."""
+        self._cut_count += 1
 
     def forget(self, connection: Connection) -> None:
         """Una conexión se cerró."""
         self._connections.discard(connection)
+        self._refused.discard(connection)
         if not self._connections:
             self._all_gone.set()
+
+
+async def _turn_loop(times: int) -> None:
+    for _ in range(times):
+        await asyncio.sleep(0)
 
 
 def open_listeners(host: str, port: int, backlog: int) -> list[socket.socket]:

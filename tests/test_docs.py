@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import sys
+
 import pytest
 
 from comunicacion_tcp.protocol import ServerProtocol
 
-from .support.examples import Conversation, documented_conversations
+from .support.examples import ROOT, Conversation, blocks, documented_conversations
 from .support.model import EOF, SILENCE
-from .support.programs import running_server
+from .support.ports import default_port
+from .support.programs import SERVER, Program, run, running_server
 from .support.sockets import connect, receive, receive_all
+from .support.tools import need
 
 CONVERSATIONS = documented_conversations()
 each_example = pytest.mark.parametrize("example", CONVERSATIONS, ids=lambda example: f"línea {example.line}")
@@ -50,3 +55,70 @@ def test_protocol_examples_against_a_real_server() -> None:
                     assert receive(sock, len(turn.received)) == turn.received, example
                 if example.ends:
                     assert receive_all(sock) == b"", example
+
+
+# -- el README ----------------------------------------------------------------------------------------------
+
+
+def commands(page: str) -> list[str]:
+    """Cada línea de cada bloque ``sh``."""
+    return [line for block in blocks(page, "sh") for line in block.splitlines()]
+
+
+def test_the_english_readme_has_the_same_commands_and_examples() -> None:
+    for language in ("sh", "python"):
+        assert blocks("README.en.md", language) == blocks("README.md", language)
+    spanish = blocks("README.md", "text")
+    for block in blocks("README.en.md", "text"):
+        assert block in spanish
+
+
+def test_every_command_shown_is_run_by_a_test() -> None:
+    known = {
+        "python3 Servidor_TCP.py": "cli/test_golden.py",
+        "python3 Cliente_TCP.py": "cli/test_golden.py",
+        r"printf 'hola señor\nDESCONEXION\n' | nc localhost 5000": "aquí mismo",
+        "python3 -m pip install .": "test_packaging.py",
+        "servidor-tcp --puerto 7000": "test_packaging.py",
+        "cliente-tcp --puerto 7000": "test_packaging.py",
+        "make test": "la ejecuta quien ejecuta esto",
+        "make test-all": ".ci/run",
+        "make fuzz": "aquí mismo",
+        "make format": "aquí mismo",
+        "make clean": "aquí mismo",
+    }
+    assert set(commands("README.md")) | set(commands("CONTRIBUTING.md")) == set(known)
+
+
+def test_the_pipe_to_nc() -> None:
+    command = next(line for line in commands("README.md") if "nc localhost" in line)
+    need("nc")
+    with default_port(), Program(SERVER) as server:
+        server.wait_for("Servidor escuchando...")
+        done = run([need("bash"), "-c", command])
+        assert done.stdout.decode() == blocks("README.md", "text")[2]
+
+
+def test_the_example_of_the_library() -> None:
+    (code,) = blocks("README.md", "python")
+    assert run([sys.executable, "-c", code]).stdout.decode() == blocks("README.md", "text")[3]
+
+
+@pytest.mark.parametrize("target", ["test", "test-all", "fuzz", "format", "clean"])
+def test_the_makefile_knows_what_is_promised(target: str) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+    assert f"make {target}" in run([need("make"), "help"]).stdout.decode()
+
+
+def test_the_map_of_the_code_is_the_code() -> None:
+    page = next(block for block in blocks("README.md", "text") if "comunicacion_tcp/\n" in block)
+    drawn = set(re.findall(r"^  (\w+(?:\.py|/))", page, re.MULTILINE))
+    real = {path.name + "/" * path.is_dir() for path in (ROOT / "comunicacion_tcp").iterdir()}
+    assert drawn == {name for name in real if not name.startswith("_") and name != "py.typed"}
+
+
+@pytest.mark.parametrize("page", ["README.md", "README.en.md", "CONTRIBUTING.md", "docs/protocolo.md"])
+def test_links_lead_somewhere(page: str) -> None:
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text(encoding="utf-8")):
+        assert ((ROOT / page).parent / link).exists(), link

@@ -85,7 +85,7 @@ async def _serve(options: argparse.Namespace) -> int:
 
     def on_signal() -> None:
         if stop.is_set():
-            server.abort()
+            server.cut()
         stop.set()
 
     _handle_signals(loop, on_signal)

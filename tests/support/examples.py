@@ -11,6 +11,12 @@ from .model import EOF, SILENCE, Step
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def blocks(page: str, language: str) -> list[str]:
+    """El contenido de cada bloque de código de ``language`` en un documento del repositorio, en orden."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
 @dataclass(frozen=True)
 class Turn:
     """Lo que envía el cliente y todo lo que debe haber respondido el servidor después."""

@@ -1,0 +1,206 @@
+"""``servidor-tcp`` como lo vive quien lo ejecuta: sus frases, sus señales y sus códigos de salida."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+
+import pytest
+
+from comunicacion_tcp.cli import server as module
+
+from ..support.programs import SERVER, Program, run, running_server
+from ..support.sockets import connect, receive, receive_all, reset
+from ..support.waiting import wait_until
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_delivers_what_is_owed_and_ends_well(number: signal.Signals) -> None:
+    message = "ñ".encode() * 1000 + b"\n"
+    with running_server() as (server, port), connect(port) as sock, connect(port) as idle:
+        server.wait_for("Conexión aceptada", times=2)
+        sender = threading.Thread(target=sock.sendall, args=(message * 100,))
+        sender.start()
+        first = receive(sock, len(message))
+        sender.join()
+        server.signal(number)
+        rest = receive_all(sock)
+        assert receive_all(idle) == b""
+        assert server.wait() == 0
+        # Todo lo respondido son respuestas enteras y en orden: las 100, que ya estaban todas de camino.
+        assert first + rest == message.decode().upper().encode() * 100
+        assert "Deteniendo el servidor" in server.output
+        assert server.output.endswith("Servidor detenido.\n")
+        assert server.errors == ""
+
+
+def test_the_second_signal_ends_at_once() -> None:
+    with running_server() as (server, port), connect(port) as sock:
+        # Quien no lee lo suyo haría esperar el plazo entero.
+        sock.setblocking(False)
+        stuck = False
+        while not stuck:
+            try:
+                sock.send(b"x" * 65535 + b"\n")
+            except BlockingIOError:
+                threading.Event().wait(0.1)
+                try:
+                    sock.send(b"x")
+                except BlockingIOError:
+                    stuck = True
+        server.signal(signal.SIGTERM)
+        server.wait_for("Deteniendo el servidor")
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 1
+        assert "Servidor detenido: 1 conexiones cortadas sin entregar." in server.output
+
+
+def fails(done: subprocess.CompletedProcess[bytes], code: int, *words: str) -> None:
+    """Acabó con ``code`` y una sola línea de error que lo explica."""
+    errors = done.stderr.decode()
+    assert done.returncode == code
+    assert done.stdout == b""
+    assert len(errors.splitlines()) == 1
+    for word in words:
+        assert word in errors
+
+
+def test_a_busy_port_is_a_sentence() -> None:
+    with running_server() as (_, port):
+        fails(run([*SERVER, "--puerto", str(port)]), 1, f"localhost:{port} ya está ocupado", "--puerto")
+
+
+def test_a_foreign_address_is_a_sentence() -> None:
+    fails(run([*SERVER, "--host", "192.0.2.1"]), 1, "192.0.2.1:5000 no es de esta máquina", "--host")
+
+
+def test_an_unknown_host_is_a_sentence() -> None:
+    fails(
+        run([*SERVER, "--host", "no-existe.invalid"]), 1, "No se conoce la máquina de no-existe.invalid:5000", "--host"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [(["--puerto", "-1"], "de 0 a 65535"), (["--host"], "--host necesita un valor"), (["hola"], "hola")],
+)
+def test_wrong_options(options: list[str], word: str) -> None:
+    fails(run([*SERVER, *options]), 2, word)
+
+
+def test_help_is_in_spanish() -> None:
+    done = run([*SERVER, "--help"])
+    assert done.returncode == 0
+    assert done.stdout.decode().startswith("uso: Servidor_TCP.py")
+    assert not re.search(r"usage|options|show this|default", done.stdout.decode())
+
+
+@pytest.mark.parametrize(
+    ("cause", "words"),
+    [
+        (PermissionError(13, "no"), ["El sistema no permite escuchar en localhost:80.", "1024"]),
+        (OSError(5, "no"), ["No se puede escuchar en localhost:80", "el sistema dice"]),
+    ],
+)
+def test_what_the_system_refuses(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cause: OSError, words: list[str]
+) -> None:
+    def refuse(*args: object) -> None:
+        raise cause
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)
+    assert module.main(["--puerto", "80"]) == 1
+    errors = capsys.readouterr().err
+    assert len(errors.splitlines()) == 1
+    for word in words:
+        assert word in errors
+
+
+def test_each_way_of_leaving_is_one_line() -> None:
+    with running_server() as (server, port):
+        with connect(port) as sock:
+            sock.sendall(b"hola\n")
+            left = sock.getsockname()
+        server.wait_for(f"El cliente {left} se fue sin despedirse. Cerrando la conexión.\n")
+        sock = connect(port)
+        lost = sock.getsockname()
+        sock.sendall(b"hola\n")
+        assert receive(sock, 5) == b"HOLA\n"
+        reset(sock)
+        server.wait_for(f"Se perdió la conexión con {lost}: el otro extremo la cortó.\n")
+        with connect(port) as sock:
+            bad = sock.getsockname()
+            sock.sendall(b"\x1b[2J\xff\n")
+            receive(sock, 5)
+            server.wait_for(f"Mensaje sin respuesta de {bad}: el mensaje no es UTF-8 válido.\n")
+        assert len(server.output.splitlines()) == 7
+        assert server.errors == ""
+        assert "\x1b" not in server.output
+
+
+@pytest.mark.parametrize("output", ["/dev/full", "&-"])
+def test_serving_goes_on_without_an_output(output: str) -> None:
+    if not os.path.exists("/dev/full"):
+        pytest.skip("este sistema no tiene /dev/full")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    command = f'exec "$0" "$@" >{output}'
+    with Program(["bash", "-c", command, *SERVER, "--puerto", str(port)]) as server:
+        wait_until(lambda: can_connect(port), "que escuche")
+        with connect(port) as sock:
+            sock.sendall(b"hola\nDESCONEXION\n")
+            assert receive_all(sock) == "HOLA\nConexión cerrada\n".encode()
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert server.errors == ""
+
+
+def can_connect(port: int) -> bool:
+    """Si alguien escucha ahí."""
+    try:
+        connect(port).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+def test_out_of_descriptors_is_a_sentence_and_it_recovers() -> None:
+    command = 'ulimit -n 24; exec "$0" "$@"'
+    with Program(["bash", "-c", command, *SERVER, "--puerto", "0"]) as server:
+        server.wait_for("...")
+        match = re.search(r":(\d+)\.\.\.", server.output)
+        assert match
+        port = int(match[1])
+        crowd = [connect(port) for _ in range(24)]
+        server.wait_for("no quedan descriptores")
+        for sock in crowd:
+            sock.close()
+        with connect(port) as sock:
+            sock.sendall(b"hola\n")
+            assert receive(sock, 5) == b"HOLA\n"
+        assert server.errors == ""
+
+
+def test_as_a_module_and_as_installed_commands() -> None:
+    module_command = [*SERVER[:1], "-m", "comunicacion_tcp"]
+    done = run([*module_command, "servidor", "--help"])
+    assert done.stdout.decode().startswith("uso: python3 -m comunicacion_tcp servidor")
+    assert run([*module_command, "cliente", "--version"]).stdout.decode().startswith("comunicacion_tcp ")
+    assert run([*module_command, "--help"]).returncode == 0
+    done = run(module_command)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert "servidor|cliente" in done.stderr.decode()
+
+
+def test_an_interrupt_before_serving_is_not_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(coroutine: object) -> int:
+        coroutine.close()  # type: ignore[attr-defined]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(asyncio, "run", interrupt)
+    assert module.main([]) == 0

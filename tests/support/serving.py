@@ -1,0 +1,98 @@
+"""Un ``Server`` de la biblioteca en un hilo, para hablarle desde la prueba con sockets corrientes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+
+from comunicacion_tcp.errors import BadMessage
+from comunicacion_tcp.limits import DEFAULT_LIMITS, Limits
+from comunicacion_tcp.server import Observer, Peer, Server
+from comunicacion_tcp.services import Service, uppercase
+
+from .waiting import PATIENCE
+
+
+class Recorder(Observer):
+    """Apunta lo que el servidor cuenta: ``[("accepted", peer), ...]``."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, Peer, object]] = []
+
+    @property
+    def names(self) -> list[str]:
+        """Solo qué pasó, en orden."""
+        return [name for name, _, _ in self.events]
+
+    def accepted(self, peer: Peer) -> None:
+        self.events.append(("accepted", peer, None))
+
+    def said_goodbye(self, peer: Peer) -> None:
+        self.events.append(("said_goodbye", peer, None))
+
+    def left(self, peer: Peer) -> None:
+        self.events.append(("left", peer, None))
+
+    def lost(self, peer: Peer, cause: Exception) -> None:
+        self.events.append(("lost", peer, cause))
+
+    def refused(self, peer: Peer) -> None:
+        self.events.append(("refused", peer, None))
+
+    def bad_message(self, peer: Peer, bad: BadMessage) -> None:
+        self.events.append(("bad_message", peer, bad))
+
+    def undelivered(self, peer: Peer) -> None:
+        self.events.append(("undelivered", peer, None))
+
+
+class Served:
+    """Un servidor en marcha y cómo detenerlo."""
+
+    def __init__(self, server: Server, recorder: Recorder) -> None:
+        self.server = server
+        self.events = recorder
+        self.port = 0
+        self.failures: list[object] = []  # lo que asyncio no supo a quién contar: siempre debe estar vacía
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+
+    def start(self) -> None:
+        """Arranca el hilo y el servidor; los errores de ``Server.start`` salen aquí."""
+        self._loop.set_exception_handler(lambda loop, context: self.failures.append(context))
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self.server.start(), self._loop).result(PATIENCE)
+        self.port = self.server.addresses[0][1]
+
+    def drain(self) -> int:
+        """``Server.drain`` desde fuera de su hilo."""
+        return asyncio.run_coroutine_threadsafe(self.server.drain(), self._loop).result(PATIENCE)
+
+    def stop(self) -> None:
+        """Detiene el servidor y su hilo."""
+        self.drain()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(PATIENCE)
+        self._loop.close()
+
+
+@contextlib.contextmanager
+def served(
+    service: Service | Callable[[str], str] = uppercase,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Iterator[Served]:
+    """Un servidor en marcha; al salir lo detiene y comprueba que no dejó nada ni se quejó asyncio."""
+    recorder = Recorder()
+    running = Served(Server(service, host, port, limits=limits, observer=recorder), recorder)
+    running.start()
+    try:
+        yield running
+    finally:
+        running.stop()
+    assert not running.failures
+    assert running.server.conversations == 0

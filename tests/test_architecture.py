@@ -1,0 +1,117 @@
+"""La forma del código: los imports van solo hacia abajo, el núcleo es puro y cada fichero dice qué vive en él."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .support.examples import ROOT
+
+PACKAGE = ROOT / "comunicacion_tcp"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# De abajo arriba; cada pieza puede importar solo de las que están antes.
+ORDER = ["errors", "limits", "services", "protocol", "client", "server", "cli", "__main__"]
+SIDE_BY_SIDE = {("server", "client")}  # los dos son transportes: ninguno conoce al otro
+
+# Lo que un núcleo puro no puede tocar: sockets, reloj, hilos, procesos, ficheros, registro.
+IMPURE = {
+    "socket",
+    "ssl",
+    "select",
+    "selectors",
+    "asyncio",
+    "threading",
+    "time",
+    "os",
+    "sys",
+    "io",
+    "logging",
+    "signal",
+}
+
+
+def room(path: Path) -> str:
+    """La pieza a la que pertenece un fichero."""
+    first = path.relative_to(PACKAGE).parts[0]
+    return first.removesuffix(".py")
+
+
+def imports(path: Path) -> tuple[set[str], set[str]]:
+    """Las piezas de la casa que importa un fichero, y los módulos de fuera."""
+    rooms, outside = set(), set()
+    depth = len(path.relative_to(PACKAGE).parts)
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            outside |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            outside.add((node.module or "").partition(".")[0])
+        elif isinstance(node, ast.ImportFrom) and node.level == depth:
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            rooms |= {name.partition(".")[0] for name in names}
+    return rooms, outside
+
+
+@pytest.mark.parametrize("path", [file for file in FILES if file.name != "__init__.py"], ids=str)
+def test_imports_point_down(path: Path) -> None:
+    rooms, _ = imports(path)
+    here = room(path)
+    allowed = {*ORDER[: ORDER.index(here)], "__version__"}
+    forbidden = {there for one, there in SIDE_BY_SIDE if one == here}
+    assert rooms <= allowed - forbidden
+
+
+@pytest.mark.parametrize("name", ["protocol", "services", "errors", "limits"])
+def test_the_core_touches_nothing_outside(name: str) -> None:
+    _, outside = imports(PACKAGE / f"{name}.py")
+    assert not outside & IMPURE
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_only_the_standard_library(path: Path) -> None:
+    _, outside = imports(path)
+    assert outside <= set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize("path", [file for file in FILES if "cli" not in file.parts], ids=str)
+def test_only_the_cli_prints(path: Path) -> None:
+    called = {
+        node.func.id
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    assert not called & {"print", "input"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_each_file_opens_saying_what_lives_there(path: Path) -> None:
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    assert docstring
+    assert docstring.splitlines()[0].rstrip(".").count(" ") >= 3
+
+
+@pytest.mark.parametrize("name", ["Client", "Server", "Limits", "Service", "Observer", "ComunicacionError"])
+def test_public_names(name: str) -> None:
+    import comunicacion_tcp
+
+    assert name in comunicacion_tcp.__all__
+    assert getattr(comunicacion_tcp, name).__name__ == name
+
+
+def test_unknown_names_are_an_attribute_error() -> None:
+    import comunicacion_tcp
+
+    with pytest.raises(AttributeError, match="nada"):
+        comunicacion_tcp.nada  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_the_client_does_not_load_asyncio() -> None:
+    code = (
+        "import sys, comunicacion_tcp.cli.client; from comunicacion_tcp import Client; print('asyncio' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -1,0 +1,41 @@
+"""``limits.py``: valores con sentido y ninguno imposible."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from comunicacion_tcp.limits import DEFAULT_LIMITS, Limits
+
+FIELDS = [field.name for field in dataclasses.fields(Limits)]
+
+
+@pytest.mark.parametrize("name", FIELDS)
+@pytest.mark.parametrize("value", [0, -1])
+def test_every_limit_is_positive(name: str, value: int) -> None:
+    with pytest.raises(ValueError, match=name):
+        Limits(**{name: value})
+
+
+def test_the_goodbye_always_fits() -> None:
+    with pytest.raises(ValueError, match="DESCONEXION"):
+        Limits(max_message=15)
+    assert Limits(max_message=16).max_message == 16
+
+
+def test_limits_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        DEFAULT_LIMITS.max_message = 1  # type: ignore[misc]
+
+
+def test_every_limit_says_why() -> None:
+    # La razón es la cadena que sigue a cada campo en el fichero.
+    from pathlib import Path
+
+    import comunicacion_tcp.limits as module
+
+    source = Path(module.__file__).read_text(encoding="utf-8")
+    for name in FIELDS:
+        after = source.split(f"    {name}: ", 1)[1].split("\n", 2)
+        assert after[1].startswith('    """'), name

@@ -1,0 +1,61 @@
+"""El paquete instalado de verdad, en un entorno vacío: sus órdenes, sus tipos y ninguna dependencia."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from .support.examples import ROOT
+from .support.programs import Program, environment, run
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """La carpeta de órdenes de un entorno en el que solo está instalado este paquete."""
+    folder = tmp_path_factory.mktemp("instalado")
+    # Sin aislamiento: hatchling ya está entre las herramientas fijadas, y así no hay nada que descargar.
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(folder),
+        str(ROOT),
+    ]
+    subprocess.run(build, check=True, env=environment())
+    (wheel,) = folder.glob("*.whl")
+    subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
+    python = folder / "venv" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-index", str(wheel)], check=True)
+    return folder
+
+
+def test_the_commands_hold_the_conversation(installed: Path) -> None:
+    folder = installed / "venv" / "bin"
+    with Program([str(folder / "servidor-tcp"), "--puerto", "0"]) as server:
+        server.wait_for("...")
+        match = re.search(r":(\d+)\.\.\.", server.output)
+        assert match
+        done = run([str(folder / "cliente-tcp"), "--puerto", match[1]], "hola\nDESCONEXION\n")
+        assert done.stdout.decode().endswith("Servidor: Conexión cerrada\n")
+        assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_the_wheel_has_types_and_nothing_else(installed: Path) -> None:
+    (wheel,) = installed.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        metadata = next(archive.read(name).decode() for name in names if name.endswith("METADATA"))
+    assert "comunicacion_tcp/py.typed" in names
+    assert {name.partition("/")[0].partition("-")[0] for name in names} == {"comunicacion_tcp"}
+    assert "Requires-Dist" not in metadata
+    assert "Requires-Python: >=3.10" in metadata

@@ -1,0 +1,409 @@
+"""``server.py`` con sockets de verdad: que lo debido se entregue siempre, pase lo que pase al otro lado."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import threading
+
+import pytest
+
+from comunicacion_tcp import server as module
+from comunicacion_tcp.errors import AddressInUse, AddressNotOurs, NetworkError, PortNotAllowed, UnknownHost
+from comunicacion_tcp.limits import Limits
+from comunicacion_tcp.server import Server, open_listeners
+
+from .support.fakes import FakeTransport, fake_connection
+from .support.serving import served
+from .support.sockets import connect, free_port, receive, receive_all, reset
+from .support.waiting import wait_until
+
+BYE = "Conexión cerrada".encode()
+
+
+def test_pipelined_messages_before_the_end_of_input_all_get_their_reply() -> None:
+    with served() as running, connect(running.port) as sock:
+        sock.sendall(b"hola\n" * 5000 + b"sin terminador")
+        sock.shutdown(socket.SHUT_WR)
+        assert receive_all(sock) == b"HOLA\n" * 5000 + b"SIN TERMINADOR"
+        wait_until(lambda: running.events.names == ["accepted", "left"])
+
+
+@pytest.mark.parametrize("attempt", range(10))
+def test_goodbye_with_junk_behind_and_a_megabyte_of_replies_pending(attempt: int) -> None:
+    # Cerrar con esa basura sin leer mandaría RST y el cliente perdería respuestas.
+    messages = b"x" * 99 + b"\n"
+    junk = b"basura\n" * 150_000
+    with served() as running, connect(running.port) as sock:
+        sender = threading.Thread(target=sock.sendall, args=(messages * 10_000 + b"DESCONEXION\n" + junk,))
+        sender.start()
+        wait_until(lambda: running.server.conversations == 1)
+        assert receive_all(sock) == messages.upper() * 10_000 + BYE + b"\n"
+        sender.join()
+        assert running.events.names == ["accepted", "said_goodbye"]
+
+
+def test_a_client_that_reads_nothing_until_the_end_still_gets_everything() -> None:
+    # Más de lo que cabe en los búferes del sistema: el servidor deja de leer, y sigue cuando se le lee.
+    message = "ΰ".encode() * 50_000 + b"\n"
+    with served() as running, connect(running.port) as sock:
+        sender = threading.Thread(target=sock.sendall, args=(message * 100,))
+        sender.start()
+        reply = message.decode().upper().encode()
+        for _ in range(100):
+            assert receive(sock, len(reply)) == reply
+        sender.join()
+
+
+def test_pending_output_is_bounded_while_the_client_does_not_read() -> None:
+    limits = Limits(high_water=64 * 1024, drain=0.5)
+    with served(limits=limits) as running, connect(running.port) as sock:
+        sock.setblocking(False)
+        sent = 0
+        chunk = b"x" * 1023 + b"\n"
+        stuck_at = -1
+        while sent != stuck_at:  # hasta que ni esperando un poco se puede enviar más
+            stuck_at = sent
+            try:
+                while True:
+                    sent += sock.send(chunk * 64)
+            except BlockingIOError:
+                threading.Event().wait(0.2)
+        (connection,) = running.server._connections
+        pending = connection._transport.get_write_buffer_size()
+        # El umbral, y la respuesta de lo que se leyó de una vez al cruzarlo (asyncio: 256 KiB).
+        assert 0 < pending <= limits.high_water + 256 * 1024
+        assert running.drain() == 1
+        assert running.events.names[-1] == "undelivered"
+
+
+def test_silence_is_the_end_of_a_bare_goodbye() -> None:
+    with served() as running, connect(running.port) as sock:
+        sock.sendall(b"DESC")
+        assert receive(sock, 4) == b"DESC"
+        sock.sendall(b"DESCONEXION")
+        assert receive_all(sock) == BYE
+
+
+def test_a_client_that_cuts_is_told_and_the_rest_goes_on() -> None:
+    with served() as running, connect(running.port) as other:
+        broken = connect(running.port)
+        broken.sendall(b"hola\n")
+        assert receive(broken, 5) == b"HOLA\n"
+        reset(broken)
+        wait_until(lambda: "lost" in running.events.names)
+        other.sendall(b"sigo\n")
+        assert receive(other, 5) == b"SIGO\n"
+
+
+def test_a_client_that_cuts_while_owed_is_forgotten() -> None:
+    with served(limits=Limits(high_water=1024)) as running:
+        broken = connect(running.port)
+        broken.sendall(b"x" * 500_000 + b"\n" + b"x\n" * 100_000 + b"DESCONEXION\n")
+        reset(broken)
+        wait_until(lambda: running.server.conversations == 0)
+
+
+def test_bad_messages_are_told_once() -> None:
+    with served() as running, connect(running.port) as sock:
+        sock.sendall(b"\xff\n\xfe\nhola\n")
+        assert receive_all_lines(sock, 3)[2] == b"HOLA\n"
+        wait_until(lambda: running.events.names == ["accepted", "bad_message"])
+
+
+def receive_all_lines(sock: socket.socket, count: int) -> list[bytes]:
+    """Las siguientes ``count`` líneas."""
+    with sock.makefile("rb") as stream:
+        return [stream.readline() for _ in range(count)]
+
+
+def test_one_too_many_is_refused_with_a_line_and_the_others_are_served() -> None:
+    with served(limits=Limits(max_connections=1)) as running:
+        with connect(running.port) as first:
+            wait_until(lambda: running.server.conversations == 1)
+            with connect(running.port) as second:
+                second.sendall(b"hola\n" * 1000)
+                assert receive_all(second) == "ERROR: el servidor está completo; inténtalo más tarde\n".encode()
+            first.sendall(b"sigo\n")
+            assert receive(first, 5) == b"SIGO\n"
+        wait_until(lambda: running.server.conversations == 0)
+        with connect(running.port) as third:
+            third.sendall(b"ahora\n")
+            assert receive(third, 6) == b"AHORA\n"
+        assert running.events.names.count("refused") == 1
+
+
+def test_draining_delivers_what_is_owed_and_stops_accepting() -> None:
+    with (
+        served() as running,
+        connect(running.port) as idle,
+        connect(running.port) as busy,
+        connect(running.port) as bare,
+    ):
+        wait_until(lambda: running.server.conversations == 3)
+        message = b"x" * 999 + b"\n"
+        busy.sendall(message * 200)
+        bare.sendall(b"DESC")
+        assert running.drain() == 0
+        assert receive_all(busy) == message.upper() * 200
+        assert receive_all(bare) == b"DESC"
+        assert receive_all(idle) == b""
+        with pytest.raises(ConnectionRefusedError):
+            connect(running.port)
+
+
+def test_a_restart_rebinds_at_once() -> None:
+    port = 0
+    for _ in range(3):
+        with served(port=port) as running, connect(running.port) as sock:
+            port = running.port
+            sock.sendall(b"DESCONEXION\n")
+            assert receive_all(sock) == BYE + b"\n"  # el servidor cierra primero: el TIME_WAIT es suyo
+
+
+def test_as_a_context_manager_in_a_running_loop() -> None:
+    async def converse() -> bytes:
+        async with Server(str.title, "127.0.0.1", 0) as server:
+            reader, writer = await asyncio.open_connection(*server.addresses[0])
+            writer.write(b"hola mundo\n")
+            reply = await reader.readline()
+            writer.close()
+            await writer.wait_closed()
+        assert server.addresses == []
+        return reply
+
+    assert asyncio.run(converse()) == b"Hola Mundo\n"
+
+
+def test_cut_ends_at_once_without_delivering() -> None:
+    with served() as running, connect(running.port) as sock:
+        wait_until(lambda: running.server.conversations == 1)
+        running.server.loop.call_soon_threadsafe(running.server.cut)
+        with pytest.raises(ConnectionResetError):
+            reset_seen(sock)
+
+
+def reset_seen(sock: socket.socket) -> None:
+    """Lee y escribe hasta que el sistema dice que al otro lado ya no hay nadie."""
+    while True:
+        receive_all(sock)
+        try:
+            sock.sendall(b"x\n")
+        except BrokenPipeError as error:
+            raise ConnectionResetError from error
+
+
+# -- dónde escuchar -----------------------------------------------------------------------------------------
+
+
+def test_a_busy_port() -> None:
+    with served() as running, pytest.raises(AddressInUse) as caught:
+        open_listeners("127.0.0.1", running.port, 1)
+    assert caught.value.address == f"127.0.0.1:{running.port}"
+
+
+def test_an_address_that_is_not_ours() -> None:
+    with pytest.raises(AddressNotOurs):
+        open_listeners("192.0.2.1", 0, 1)  # reservada para ejemplos (RFC 5737)
+
+
+@pytest.mark.parametrize("host", ["no-existe.invalid", "a" * 64 + ".invalid", "1.2.3.4.5"])
+def test_an_unknown_host(host: str) -> None:
+    with pytest.raises(UnknownHost):
+        open_listeners(host, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("cause", "kind"), [(PermissionError(13, "no"), PortNotAllowed), (OSError(5, "no"), NetworkError)]
+)
+def test_what_the_system_refuses(monkeypatch: pytest.MonkeyPatch, cause: OSError, kind: type) -> None:
+    def refuse(*args: object) -> None:
+        raise cause
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)
+    with pytest.raises(NetworkError) as caught:
+        open_listeners("127.0.0.1", 1, 1)
+    assert type(caught.value) is kind
+    assert caught.value.cause is cause
+
+
+def resolving_to(monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:
+    """Hace que cualquier nombre se resuelva a ``hosts``."""
+    real = socket.getaddrinfo
+
+    def fake(host: str, port: int, **options: int) -> list[object]:
+        return [found for name in hosts for found in real(name, port, **options)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", fake)
+
+
+def test_a_name_with_two_addresses_listens_on_both_on_the_same_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolving_to(monkeypatch, "127.0.0.1", "127.0.0.2", "127.0.0.1")
+    listeners = open_listeners("dos.example", 0, 1)
+    places = [sock.getsockname() for sock in listeners]
+    for sock in listeners:
+        sock.close()
+    assert [host for host, _ in places] == ["127.0.0.1", "127.0.0.2"]
+    assert len({port for _, port in places}) == 1
+
+
+def test_an_absent_family_is_not_an_error_while_there_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolving_to(monkeypatch, "192.0.2.1", "127.0.0.1")
+    (sock,) = open_listeners("localhost", 0, 1)
+    assert sock.getsockname()[0] == "127.0.0.1"
+    sock.close()
+
+
+def test_a_free_port_taken_meanwhile_is_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = module._open_all
+    failures = [AddressInUse("x"), AddressInUse("x")]
+
+    def unlucky(*args: object) -> list[socket.socket]:
+        if failures:
+            raise failures.pop()
+        return real(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "_open_all", unlucky)
+    (sock,) = open_listeners("127.0.0.1", 0, 1)
+    sock.close()
+    failures += [AddressInUse("x")] * 8
+    with pytest.raises(AddressInUse):
+        open_listeners("127.0.0.1", 0, 1)
+    failures[:] = [AddressInUse("x")]
+    with pytest.raises(AddressInUse):  # un puerto pedido no se busca: o ese o nada
+        open_listeners("127.0.0.1", free_port(), 1)
+
+
+# -- con red y reloj falsos ---------------------------------------------------------------------------------
+
+
+def test_silence_is_measured_from_the_last_piece() -> None:
+    connection, wire, loop, _ = fake_connection()
+    connection.data_received(b"DESC")
+    loop.advance(0.015)
+    connection.data_received(b"ONEX")
+    loop.advance(0.015)
+    assert wire.written == b""
+    loop.advance(0.005)
+    assert wire.written == b"DESCONEX"
+    connection.data_received(b"DESCONEXION")
+    loop.advance(0.019)
+    connection.data_received(b"\n")
+    loop.advance(1)
+    assert wire.written == b"DESCONEXDESCONEXION\n"
+
+
+def test_while_we_do_not_read_the_silence_is_ours() -> None:
+    connection, wire, loop, _ = fake_connection()
+    connection.data_received(b"hola")
+    connection.data_received(b"DESCONEXION")
+    connection.pause_writing()
+    loop.advance(60)
+    assert wire.written == b"HOLA"
+    connection.resume_writing()
+    connection.data_received(b"ES")
+    assert wire.written == b"HOLADESCONEXIONES"
+    connection.data_received(b"DESCONEXION")
+    connection.pause_writing()
+    loop.advance(60)
+    connection.resume_writing()
+    loop.advance(0.019)
+    assert wire.written == b"HOLADESCONEXIONES"
+    loop.advance(0.001)
+    assert wire.written == b"HOLADESCONEXIONES" + BYE
+
+
+def test_after_the_goodbye_it_reads_again_to_throw_away() -> None:
+    connection, wire, _, _ = fake_connection()
+    connection.pause_writing()
+    connection.data_received(b"DESCONEXION\n")
+    assert wire.reading
+    connection.pause_writing()
+    assert wire.reading
+    connection.resume_writing()
+    connection.data_received(b"basura\n")
+    assert wire.written == BYE + b"\n"
+
+
+def test_lingering_ends_with_the_client_or_with_its_deadline() -> None:
+    connection, wire, loop, _ = fake_connection()
+    connection.data_received(b"DESCONEXION\n")
+    loop.advance(1.9)
+    assert wire.state == "FIN enviado"
+    loop.advance(0.2)
+    assert wire.state == "cerrado"
+
+    connection, wire, loop, _ = fake_connection()
+    connection.data_received(b"DESCONEXION\n")
+    connection.eof_received()
+    assert wire.state == "cerrado"
+
+
+def test_delivering_lasts_while_the_client_advances() -> None:
+    connection, wire, loop, recorder = fake_connection()
+    wire.owed = 5000
+    connection.data_received(b"DESCONEXION\n")
+    for _ in range(4):
+        loop.advance(9.5)
+        wire.owed -= 1000
+    assert wire.state == "FIN enviado"
+    loop.advance(9.4)
+    assert wire.state == "FIN enviado"
+    loop.advance(1.2)
+    assert wire.state == "cortado"
+    assert recorder.names == ["accepted", "said_goodbye", "undelivered"]
+
+
+def test_lingering_starts_when_everything_is_delivered() -> None:
+    connection, wire, loop, _ = fake_connection()
+    wire.owed = 5000
+    connection.data_received(b"DESCONEXION\n")
+    loop.advance(9)
+    wire.owed = 0
+    loop.advance(2)
+    assert wire.state == "FIN enviado"
+    loop.advance(1)
+    assert wire.state == "cerrado"
+
+
+def test_stopping_does_not_wait_for_a_client_that_is_quiet() -> None:
+    connection, wire, loop, _ = fake_connection()
+    connection.drain()
+    loop.advance(0.4)
+    connection.data_received(b"algo que iba en camino\n")
+    loop.advance(0.4)
+    assert wire.state == "FIN enviado"
+    loop.advance(0.3)
+    assert wire.state == "cerrado"
+    connection.drain()  # ya despidiéndose: nada que hacer
+    assert wire.written == b""
+
+
+def test_a_client_that_cut_before_our_end_has_nothing_to_be_delivered() -> None:
+    transport = FakeTransport()
+    transport.write_eof_error = OSError(errno.ENOTCONN, "no")
+    connection, wire, _, _ = fake_connection(transport=transport)
+    connection.data_received(b"DESCONEXION\n")
+    assert wire.state == "cortado"
+    connection, wire, _, _ = fake_connection()
+    wire.state = "cerrado"
+    connection.drain()
+    assert wire.state == "cerrado"
+
+
+def test_a_client_that_left_before_saying_who_it_was() -> None:
+    _, _, _, recorder = fake_connection(transport=FakeTransport(peer=None))
+    assert recorder.events == [("accepted", ("?", 0), None)]
+
+
+def test_what_was_already_in_the_socket_is_answered_before_stopping() -> None:
+    async def converse() -> bytes:
+        server = Server(host="127.0.0.1", port=0)
+        await server.start()
+        with connect(server.addresses[0][1]) as sock:
+            sock.sendall(b"hola\n")  # ni siquiera aceptada aún: el bucle no ha girado
+            await asyncio.gather(server.drain(), asyncio.to_thread(lambda: None))
+            return receive_all(sock)
+
+    assert asyncio.run(converse()) == b"HOLA\n"
