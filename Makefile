@@ -37,7 +37,7 @@ test-all: lint types
 	done
 
 fuzz: install
-	$(PYTEST) tests/test_protocol_property.py --hypothesis-profile=long --timeout=3000
+	$(PYTEST) tests/test_protocol_property.py --hypothesis-profile=long
 
 format: install
 	$(BIN)/ruff format .

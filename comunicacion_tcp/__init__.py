@@ -27,6 +27,12 @@ TYPE_CHECKING = False  # como la de typing, sin pagar su importación
 if TYPE_CHECKING:
     from .client import Client as Client
     from .errors import ComunicacionError as ComunicacionError
+    from .errors import ConnectionLost as ConnectionLost
+    from .errors import MessageError as MessageError
+    from .errors import NetworkError as NetworkError
+    from .errors import ServerNotRunning as ServerNotRunning
+    from .errors import TimedOut as TimedOut
+    from .errors import UnknownHost as UnknownHost
     from .limits import Limits as Limits
     from .server import Observer as Observer
     from .server import Server as Server
@@ -38,10 +44,16 @@ __version__ = "0.1.0"
 _HOMES = {
     "Client": "client",
     "ComunicacionError": "errors",
+    "ConnectionLost": "errors",
     "Limits": "limits",
+    "MessageError": "errors",
+    "NetworkError": "errors",
     "Observer": "server",
     "Server": "server",
+    "ServerNotRunning": "errors",
     "Service": "services",
+    "TimedOut": "errors",
+    "UnknownHost": "errors",
 }
 
 __all__ = sorted(_HOMES)

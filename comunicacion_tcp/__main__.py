@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
 
 _USAGE = "uso: python3 -m comunicacion_tcp servidor|cliente [opciones]"
@@ -19,15 +21,18 @@ def main(argv: list[str]) -> int:
         from .cli import client
 
         return client.main(argv[1:], prog)
-    from .cli.terminal import complain, prepare_streams, say
+    from .cli.terminal import close_output, complain, prepare_streams, say
 
     prepare_streams()
-    if name in ("-h", "--help"):
+    if name not in ("-h", "--help", "--ayuda"):
+        complain(_USAGE)
+        return 2
+    with contextlib.suppress(OSError):  # una salida que no admite nada no merece un traceback
         say(_USAGE)
-        return 0
-    complain(_USAGE)
-    return 2
+    close_output()
+    return 0
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # hasta que el programa lo atienda, Ctrl-C acaba y no se queja
     sys.exit(main(sys.argv[1:]))

@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import selectors
 import socket
+import time
 from types import TracebackType
+from typing import NoReturn
 
 from .errors import ConnectionLost, NetworkError, ServerNotRunning, TimedOut, UnknownHost, format_address
 from .limits import DEFAULT_LIMITS, Limits
@@ -29,10 +31,13 @@ class Client:
             reply = client.send("hola")
             client.say_goodbye()
 
-    ``host`` y ``port``: adónde conectar. ``limits``: de él se usan los plazos del cliente.
+    ``host`` y ``port``: adónde conectar (``ValueError`` si el puerto no va de 1 a 65535). ``limits``: de él se usan los
+    plazos del cliente.
     """
 
     def __init__(self, host: str = "localhost", port: int = 5000, *, limits: Limits = DEFAULT_LIMITS) -> None:
+        if not 0 < port <= 65535:
+            raise ValueError(f"port debe ser un número de 1 a 65535, no {port}")
         self._host = host
         self._port = port
         self._limits = limits
@@ -41,6 +46,7 @@ class Client:
         self._socket: socket.socket | None = None
         self._selector: selectors.BaseSelector | None = None
         self._server_ended = False
+        self._cut_by: OSError | None = None
 
     @property
     def address(self) -> str:
@@ -48,7 +54,15 @@ class Client:
         return format_address(self._host, self._port)
 
     def connect(self) -> None:
-        """Se conecta. Errores: ``UnknownHost``, ``ServerNotRunning``, ``TimedOut`` o ``NetworkError``."""
+        """Se conecta; si ya lo estaba, deja la conexión anterior y empieza otra conversación.
+
+        Errores: ``UnknownHost``, ``ServerNotRunning``, ``TimedOut`` o ``NetworkError``.
+        """
+        self.close()
+        self._protocol = ClientProtocol()
+        self._unasked = []
+        self._server_ended = False
+        self._cut_by = None
         timeout = self._limits.connect_timeout
         try:
             sock = socket.create_connection((self._host, self._port), timeout)
@@ -78,23 +92,44 @@ class Client:
         """
         outgoing = self._protocol.send(message)
         self._read_unasked()
-        reply = self._exchange(outgoing)
+        rest = memoryview(outgoing)
+        # Se lee mientras se envía porque el servidor puede responder a medio mensaje: si los dos solo escribieran,
+        # con mensajes mayores que los búferes del sistema, ninguno avanzaría.
+        while (rest or not self._protocol.has_reply) and not self._server_ended:
+            silence = self._protocol.awaiting_silence and not rest
+            rest, moved = self._move(rest, self._limits.reply_silence if silence else self._limits.reply_timeout)
+            if not moved and not silence:
+                self._time_out()
+            if not moved:
+                self._protocol.receive_silence()
+        reply = self._protocol.next_reply()
         if reply is None:
-            raise ConnectionLost(self.address)
+            raise ConnectionLost(self.address, self._cut_by)
         return reply
 
     def say_goodbye(self) -> list[str]:
         """Se despide, cierra su lado y devuelve lo que el servidor dijera hasta cerrar el suyo (quizá nada).
 
-        Error: ``TimedOut`` si el servidor ni contesta ni cierra. Que cierre o corte ya no es un error.
+        A un servidor que contesta y no cierra se le espera ``limits.reply_silence`` segundos más. Error: ``TimedOut``
+        si ni contesta ni cierra. Que cierre o corte ya no es un error.
         """
-        self._read_unasked()
         replies = self.take_unasked()
-        with contextlib.suppress(ConnectionLost):
-            reply = self._exchange(self._protocol.say_goodbye(), last=True)
-            while reply is not None:
-                replies.append(reply)
-                reply = self._protocol.next_reply()
+        rest = memoryview(self._protocol.say_goodbye())
+        deadline = time.monotonic() + self._limits.reply_timeout
+        answered = False
+        while not self._server_ended:
+            if self._protocol.has_reply and not answered:
+                answered = True
+                deadline = time.monotonic() + self._limits.reply_silence
+            quiet = self._limits.reply_silence if self._protocol.has_begun else self._limits.reply_timeout
+            rest, moved = self._move(rest, max(0, min(quiet, deadline - time.monotonic())), last=True)
+            if not moved or time.monotonic() > deadline:
+                break
+        self._protocol.receive_eof()
+        while (reply := self._protocol.next_reply()) is not None:
+            replies.append(reply)
+        if not replies and not self._server_ended:
+            self._time_out()
         self.close()
         return replies
 
@@ -124,39 +159,27 @@ class Client:
 
     # -- por dentro -----------------------------------------------------------------------------------------
 
-    def _exchange(self, outgoing: bytes, *, last: bool = False) -> str | None:
-        """Envía ``outgoing`` sin dejar de leer y devuelve la primera respuesta, o ``None`` si el servidor cierra.
+    def _move(self, rest: memoryview, timeout: float, *, last: bool = False) -> tuple[memoryview, bool]:
+        """Espera hasta ``timeout`` segundos a poder leer, o escribir ``rest``, y lo hace una vez.
 
-        Se lee mientras se envía porque el servidor puede responder a medio mensaje: si los dos solo escribieran,
-        con mensajes mayores que los búferes del sistema, ninguno avanzaría.
-
-        ``last``: tras ``outgoing`` se cierra nuestro lado y se espera al cierre del otro.
+        Devuelve lo que falta por escribir y si hubo algo que hacer. ``last``: escrito todo, cierra nuestro lado.
         """
         sock, selector = self._connected()
-        rest = memoryview(outgoing)
-        while not self._server_ended:
-            if not rest and not last:
-                reply = self._protocol.next_reply()
-                if reply is not None:
-                    return reply
-            silence = self._protocol.awaiting_silence and not rest
-            selector.modify(sock, selectors.EVENT_READ | (selectors.EVENT_WRITE if rest else 0))
-            events = selector.select(self._limits.reply_silence if silence else self._limits.reply_timeout)
-            ready = events[0][1] if events else 0
-            if silence and not ready:
-                self._protocol.receive_silence()
-                last = False  # un servidor que contesta y no cierra: basta con su respuesta
-            elif not ready:
-                self.close()  # una respuesta que llegara tarde parecería la del mensaje siguiente
-                raise TimedOut(self.address, self._limits.reply_timeout, connecting=False)
-            if ready & selectors.EVENT_WRITE:
-                rest = self._write(sock, rest)
-                if last and not rest:
-                    with contextlib.suppress(OSError):  # ya cerrada por el otro lado: lo dirá la lectura
-                        sock.shutdown(socket.SHUT_WR)
-            if ready & selectors.EVENT_READ:
-                self._read(sock)
-        return self._protocol.next_reply()
+        selector.modify(sock, selectors.EVENT_READ | (selectors.EVENT_WRITE if rest else 0))
+        events = selector.select(timeout)
+        ready = events[0][1] if events else 0
+        if ready & selectors.EVENT_WRITE:
+            rest = self._write(sock, rest)
+            if last and not rest:
+                with contextlib.suppress(OSError):  # ya cortada por el otro lado: lo dirá la lectura
+                    sock.shutdown(socket.SHUT_WR)
+        if ready & selectors.EVENT_READ:
+            self._read(sock)
+        return rest, bool(ready)
+
+    def _time_out(self) -> NoReturn:
+        self.close()  # una respuesta que llegara tarde parecería la del mensaje siguiente
+        raise TimedOut(self.address, self._limits.reply_timeout, connecting=False)
 
     def _write(self, sock: socket.socket, rest: memoryview) -> memoryview:
         try:
@@ -168,14 +191,14 @@ class Client:
             return rest[:0]
 
     def _read(self, sock: socket.socket) -> bool:
-        """Lee lo que haya; devuelve si hubo algo. El fin de la entrada queda en ``_server_ended``."""
+        """Lee lo que haya; devuelve si hubo algo. El fin de la entrada, o un corte, queda en ``_server_ended``."""
+        data = b""
         try:
             data = sock.recv(_READ_SIZE)
         except BlockingIOError:
             return False
         except OSError as error:
-            self._server_ended = True
-            raise ConnectionLost(self.address, error) from error
+            self._cut_by = error
         if data:
             self._protocol.receive_data(data)
         else:
@@ -185,10 +208,9 @@ class Client:
 
     def _read_unasked(self) -> None:
         sock, _ = self._connected()
-        with contextlib.suppress(ConnectionLost):  # lo dirá el envío que venga
-            for _ in range(_MOST_UNASKED_READS):
-                if self._server_ended or not self._read(sock):
-                    break
+        for _ in range(_MOST_UNASKED_READS):
+            if self._server_ended or not self._read(sock):
+                break
         self._protocol.receive_silence()
         while (reply := self._protocol.next_reply()) is not None:
             self._unasked.append(reply)

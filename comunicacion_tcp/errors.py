@@ -32,7 +32,8 @@ class ComunicacionError(Exception):
 
 
 class MessageError(ComunicacionError, ValueError):
-    """El texto que se quiso enviar no cabe en un mensaje: lleva un salto de línea o no es Unicode válido."""
+    """El texto no puede ser un mensaje: lleva un salto de línea, acaba en retorno de carro, es la despedida o no es
+    Unicode válido."""
 
 
 class BadMessage(ComunicacionError):
@@ -85,7 +86,7 @@ class ServerNotRunning(NetworkError):
 
 
 class ConnectionLost(NetworkError):
-    """El otro extremo cerró o cortó la conexión antes de la despedida."""
+    """No hay conexión: el otro extremo la cerró o la cortó, o aún no se había abierto."""
 
 
 class TimedOut(NetworkError):

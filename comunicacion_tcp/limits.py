@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-KIB = 1024
-MIB = 1024 * KIB
+MIB = 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Limits:
     """Los límites de un servidor o de un cliente. Tamaños en bytes, plazos en segundos.
 
-    Errores: ``ValueError`` si alguno no es positivo, o si ``max_message`` no deja sitio a la despedida.
+    Errores: ``ValueError`` si alguno no está entre 0 y ``LARGEST``, o si ``max_message`` no deja sitio a la despedida.
     """
 
     max_message: int = MIB
@@ -35,14 +34,11 @@ class Limits:
     reply_timeout: float = 30.0
     """Sin recibir nada de una respuesta debida. Un servicio lento (una consulta) tarda segundos, no medio minuto."""
 
-    high_water: int = 256 * KIB
-    """Salida pendiente a partir de la cual no se lee más de esa conexión: lo que asyncio lee de una vez."""
-
     max_connections: int = 10_000
     """Conversaciones a la vez. El problema C10K: un proceso de Python las lleva, el doble ya no."""
 
     backlog: int = 256
-    """Cola de conexiones por aceptar. 200 clientes de golpe caben; y asyncio intenta tantas por despertar."""
+    """Cola del sistema de conexiones por aceptar: 200 clientes de golpe caben."""
 
     linger: float = 2.0
     """Tras nuestro FIN se lee y se tira lo que llegue, hasta este plazo: cerrar con entrada sin leer haría al
@@ -54,17 +50,18 @@ class Limits:
     no se espera más por él (si no, Ctrl-C tardaría ``linger`` con un solo cliente pensando)."""
 
     drain: float = 10.0
-    """Para entregar lo debido a quien no lo lee (al despedirse o al detener el servidor). Lo que docker y
-    systemd dan, de sobra: 10 y 90 s."""
+    """Para entregar lo debido a quien no lo lee (al despedirse o al detener el servidor): lo que docker espera
+    antes de matar un proceso (systemd, 90 s)."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            if getattr(self, field.name) <= 0:
-                raise ValueError(f"{field.name} debe ser mayor que cero")
+            if not 0 < getattr(self, field.name) <= LARGEST:  # así tampoco pasa un NaN
+                raise ValueError(f"{field.name} debe ser mayor que cero y como mucho {LARGEST}")
         if self.max_message < MIN_MESSAGE:
             raise ValueError(f"max_message debe ser {MIN_MESSAGE} o más, para que quepa DESCONEXION")
 
 
+LARGEST = 2**31 - 1  # en segundos o en bytes, más no lo admiten todas las llamadas de todos los sistemas
 MIN_MESSAGE = 16  # «DESCONEXION\r» son 12: una despedida nunca puede ser un mensaje demasiado largo
 
 DEFAULT_LIMITS = Limits()

@@ -46,6 +46,7 @@ FAREWELL = "Conexión cerrada"
 _GOODBYE = GOODBYE.encode()
 _GOODBYE_LINE = re.compile(rb"^" + _GOODBYE + rb"(\r?\n)", re.MULTILINE)
 _GOODBYE_START = _GOODBYE + b"\r"  # lo que puede preceder al "\n" de una línea de despedida
+_FEW_BYTES = 512  # un bloque así ya no se parte más: ir mensaje a mensaje cuesta lo que seguir partiendo
 _WORST_TAIL = 3  # un carácter UTF-8 sin acabar tiene como mucho 3 bytes (RFC 3629)
 
 
@@ -230,8 +231,8 @@ class ServerProtocol:
     # -- mensajes demasiado largos --------------------------------------------------------------------------
 
     def _is_too_long(self, body: bytes | bytearray, before: int = 0) -> bool:
-        """Si ``body`` (lo que hay antes de un ``\n``) pasa del máximo, con ``before`` bytes ya respondidos del
-        mismo mensaje. Un ``\r`` al final no cuenta: es, o puede ser, del terminador."""
+        """Si ``body`` (lo que hay antes de un ``\\n``) pasa del máximo, con ``before`` bytes ya respondidos del
+        mismo mensaje. Un ``\\r`` al final no cuenta: es, o puede ser, del terminador."""
         return before + len(body) - body.endswith(b"\r") > self._limit
 
     def _skip(self, start: bytes | bytearray) -> bytes:
@@ -253,12 +254,15 @@ class ServerProtocol:
 
     def _answer(self, block: bytes) -> bytes:
         """Las respuestas a un bloque de mensajes, cada una con el terminador del suyo (el último quizá sin él)."""
-        transform = self._service.block
-        if transform and (len(block) <= self._limit or _longest_line(block) <= self._limit):
-            try:
-                return transform(block)
-            except Exception:  # noqa: S110 - algún mensaje es malo: uno a uno se sabrá cuál
-                pass
+        if self._service.block and (len(block) <= self._limit or _longest_line(block) <= self._limit):
+            reply = _try_block(self._service.block, block)
+            if reply is not None:
+                return reply
+            # Algún mensaje es malo. Por mitades, los demás siguen yendo en bloque: si no, uno solo haría pagar
+            # por separado los cientos de miles que caben en una lectura.
+            middle = block.find(b"\n", len(block) // 2) + 1
+            if len(block) > _FEW_BYTES and 0 < middle < len(block):
+                return self._answer(block[:middle]) + self._answer(block[middle:])
         bodies = block.split(b"\n")
         last = bodies.pop()
         replies = [self._answer_message(body, b"\n") for body in bodies]
@@ -299,7 +303,6 @@ class ClientProtocol:
         self._pending = bytearray()
         self._replies: deque[str] = deque()
         self._server_sends_lines = False
-        self._leaving = False
 
     def send(self, message: str) -> bytes:
         """Los bytes que llevan ``message`` al servidor. ``MessageError`` si no puede ser un mensaje."""
@@ -320,7 +323,6 @@ class ClientProtocol:
         Van sin terminador porque hay servidores que solo conocen los bytes pelados ``DESCONEXION``; para los de
         líneas, el fin de la entrada hace de terminador.
         """
-        self._leaving = True
         return _GOODBYE
 
     def receive_data(self, data: bytes) -> None:
@@ -346,7 +348,17 @@ class ClientProtocol:
     @property
     def awaiting_silence(self) -> bool:
         """Si hay una respuesta empezada que el silencio daría por acabada."""
-        return bool(self._pending) and (self._leaving or not self._server_sends_lines)
+        return bool(self._pending) and not self._server_sends_lines
+
+    @property
+    def has_reply(self) -> bool:
+        """Si hay ya alguna respuesta entera."""
+        return bool(self._replies)
+
+    @property
+    def has_begun(self) -> bool:
+        """Si ha llegado algo que ``next_reply`` aún no ha dado, entero o a medias."""
+        return bool(self._replies or self._pending)
 
     def next_reply(self) -> str | None:
         """La respuesta más antigua que esté entera, sin terminador, o ``None``. Los bytes que no son UTF-8 se
@@ -358,6 +370,17 @@ class ClientProtocol:
         self._pending.clear()
 
 
+def _try_block(transform: Callable[[bytes], bytes], block: bytes) -> bytes | None:
+    """Las respuestas a todo el bloque, o ``None`` si al atajo del servicio no le cuadra."""
+    try:
+        reply = transform(block)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        return None
+    return reply if isinstance(reply, bytes) else None
+
+
 def _call(function: Callable[[str], str], message: bytes) -> bytes:
     """La respuesta de ``function`` a un mensaje, o el ``BadMessage`` que la sustituye."""
     try:
@@ -366,7 +389,9 @@ def _call(function: Callable[[str], str], message: bytes) -> bytes:
         raise NotUTF8 from error
     try:
         reply = function(text)
-    except (Exception, SystemExit) as error:  # un exit() en el servicio tampoco apaga el servidor
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # todo: un exit() en el servicio tampoco apaga el servidor
         raise ServiceFailed("el servicio falló con este mensaje") from error
     if not isinstance(reply, str):
         raise ServiceFailed("el servicio no devolvió texto")
@@ -379,7 +404,7 @@ def _call(function: Callable[[str], str], message: bytes) -> bytes:
 
 
 def _split_terminator(line: bytes) -> tuple[bytes, bytes]:
-    """Parte una línea en su mensaje y su terminador (vacío si no acaba en ``\n``)."""
+    """Parte una línea en su mensaje y su terminador (vacío si no acaba en ``\\n``)."""
     size = 0 if not line.endswith(b"\n") else 2 if line.endswith(b"\r\n") else 1
     return line[: len(line) - size], line[len(line) - size :]
 

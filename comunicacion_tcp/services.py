@@ -29,8 +29,15 @@ class Service:
 
 
 def as_service(service: Service | Callable[[str], str]) -> Service:
-    """Devuelve ``service`` tal cual si ya es un ``Service``; una función ``str -> str`` la envuelve en uno."""
-    return service if isinstance(service, Service) else Service(service)
+    """Devuelve ``service`` tal cual si ya es un ``Service``; una función ``str -> str`` la envuelve en uno.
+
+    Error: ``TypeError`` si no es ninguna de las dos cosas.
+    """
+    if isinstance(service, Service):
+        return service
+    if not callable(service):
+        raise TypeError(f"un servicio es un Service o una función str -> str, no {type(service).__name__}")
+    return Service(service)
 
 
 def _uppercase_block(block: bytes) -> bytes:

@@ -18,6 +18,7 @@ from comunicacion_tcp.errors import (
     UnknownHost,
 )
 from comunicacion_tcp.limits import Limits
+from comunicacion_tcp.protocol import ClientProtocol
 
 from .support.serving import served
 from .support.sockets import foreign_server, free_port, receive_all, reset
@@ -201,6 +202,63 @@ def test_a_server_that_hangs_up_while_we_think() -> None:
             client.send("dos")
 
 
+def test_a_goodbye_in_lines_from_a_server_that_never_closes() -> None:
+    done = threading.Event()
+
+    def serve(sock: socket.socket) -> None:
+        sock.recv(1024)
+        sock.sendall(b"Adios\n")
+        done.wait(10)
+
+    with foreign_server(serve) as port:
+        with talk(port) as client:
+            assert client.say_goodbye() == ["Adios"]
+        done.set()
+
+
+def test_a_server_that_never_stops_talking_does_not_keep_us() -> None:
+    def serve(sock: socket.socket) -> None:
+        while True:
+            sock.sendall(b"y\n" * 1000)
+
+    with foreign_server(serve) as port, talk(port) as client:
+        assert set(client.say_goodbye()) == {"y"}
+
+
+@pytest.mark.parametrize("farewell", ["Adios", "Adios\n"])
+@pytest.mark.parametrize("leaving", [False, True])
+def test_what_arrived_before_a_cut_is_not_lost(farewell: str, leaving: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = threading.Event()
+
+    def serve(sock: socket.socket) -> None:
+        sock.recv(1024)
+        sock.sendall(farewell.encode())
+        assert read.wait(10)  # un corte antes tiraría lo que el cliente no ha leído aún
+        reset(sock)
+
+    def receive_data(protocol: ClientProtocol, data: bytes) -> None:
+        real(protocol, data)
+        read.set()
+
+    real = ClientProtocol.receive_data
+    monkeypatch.setattr(ClientProtocol, "receive_data", receive_data)
+    with foreign_server(serve) as port, talk(port, Limits(reply_silence=5, reply_timeout=5)) as client:
+        assert (client.say_goodbye() if leaving else [client.send("hola")]) == ["Adios"]
+
+
+def test_a_server_that_neither_answers_the_goodbye_nor_closes() -> None:
+    done = threading.Event()
+
+    def serve(sock: socket.socket) -> None:
+        receive_all(sock)
+        done.wait(10)
+
+    with foreign_server(serve) as port:
+        with talk(port, Limits(reply_timeout=0.05)) as client, pytest.raises(TimedOut):
+            client.say_goodbye()
+        done.set()
+
+
 def test_a_server_that_refuses_with_a_reason_and_stops_reading() -> None:
     def serve(sock: socket.socket) -> None:
         sock.sendall(b"ERROR: completo\n")
@@ -264,6 +322,22 @@ def test_a_port_connected_to_itself_is_not_a_server(monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(socket, "create_connection", lambda *args: itself)
         with pytest.raises(ServerNotRunning):
             talk(itself.getsockname()[1]).connect()
+
+
+@pytest.mark.parametrize("port", [0, -1, 65536])
+def test_ports_out_of_range(port: int) -> None:
+    with pytest.raises(ValueError, match="65535"):
+        Client("localhost", port)
+
+
+def test_connecting_again_is_another_conversation() -> None:
+    with served() as running:
+        client = talk(running.port)
+        for _ in range(2):
+            client.connect()
+            client.connect()
+            assert client.send("hola") == "HOLA"
+            assert client.say_goodbye() == ["Conexión cerrada"]
 
 
 def test_closing_twice_and_using_it_closed() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import pytest
 
 from comunicacion_tcp.errors import MessageError, NotUTF8, ServiceFailed, TooLong
@@ -130,11 +132,16 @@ def leave(message: str) -> str:
     raise SystemExit(3)
 
 
+def cancel(message: str) -> str:
+    raise GeneratorExit
+
+
 @pytest.mark.parametrize(
     ("function", "error"),
     [
         (explode, "el servicio falló con este mensaje"),
         (leave, "el servicio falló con este mensaje"),
+        (cancel, "el servicio falló con este mensaje"),
         (lambda message: None, "el servicio no devolvió texto"),
         (lambda message: message.encode(), "el servicio no devolvió texto"),
         (lambda message: "dos\nlíneas", "el servicio devolvió más de una línea"),
@@ -156,11 +163,37 @@ def test_any_other_service_speaks_only_lines_unless_told() -> None:
     assert replies(ServerProtocol(lines_only=True), b"hola", b"\n") == [b"", b"HOLA\n"]
 
 
-def test_a_shortcut_that_fails_falls_back_to_the_function() -> None:
+@pytest.mark.parametrize("outcome", [RuntimeError("no sé"), SystemExit(1), None, "texto"], ids=repr)
+def test_a_shortcut_that_fails_falls_back_to_the_function(outcome: object) -> None:
     def shortcut(block: bytes) -> bytes:
-        raise RuntimeError("no sé")
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome  # type: ignore[return-value]
 
     assert ServerProtocol(Service(str.swapcase, block=shortcut)).receive_data(b"Hola\n") == b"hOLA\n"
+
+
+def test_ctrl_c_is_not_a_failure_of_the_service() -> None:
+    def interrupted(message: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    for service in (Service(interrupted), Service(str, block=interrupted)):
+        with pytest.raises(KeyboardInterrupt):
+            ServerProtocol(service).receive_data(b"hola\n")
+
+
+def test_one_bad_message_among_many_does_not_make_the_rest_pay_one_by_one() -> None:
+    calls: list[str] = []
+
+    def function(message: str) -> str:
+        calls.append(message)
+        return message.upper()
+
+    conversation = ServerProtocol(Service(function, block=lambda block: block.decode().upper().encode()))
+    lines = b"hola\n" * 50_000
+    expected = b"HOLA\n" * 50_000 + NotUTF8().args[0].encode().join([b"ERROR: ", b"\n"]) + b"HOLA\n" * 50_000
+    assert conversation.receive_data(lines + b"\xff\n" + lines) == expected
+    assert len(calls) < 200  # solo las vecinas
 
 
 def test_bad_messages_are_told_once_of_each_kind() -> None:
@@ -220,11 +253,9 @@ def test_client_does_not_once_the_server_ends_its_replies() -> None:
     assert not client.awaiting_silence
     client.receive_data(b"AS\n")
     assert [client.next_reply(), client.next_reply()] == ["HOLA", "A MEDIAS"]
-    # Tras la despedida sí: su respuesta puede llegar sin terminador y el servidor no cerrar nunca.
-    client.say_goodbye()
-    client.receive_data(BYE)
-    client.receive_silence()
-    assert client.next_reply() == "Conexión cerrada"
+    assert not client.has_begun
+    client.receive_data(b"otra")
+    assert (client.has_reply, client.has_begun) == (False, True)
 
 
 def test_client_ends_the_last_reply_at_the_end_of_input() -> None:

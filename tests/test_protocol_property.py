@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -16,6 +17,9 @@ from comunicacion_tcp.protocol import ClientProtocol, ServerProtocol
 from comunicacion_tcp.services import Service
 
 from .support.model import EOF, GOODBYE, SILENCE, Step, answer_lines, answer_steps
+
+# Miles de ejemplos con cobertura y en una máquina ocupada tardan lo suyo; con --hypothesis-profile=long, mucho más.
+pytestmark = pytest.mark.timeout(3600)
 
 LIMIT = 20  # pequeño, para que los mensajes de los ejemplos lo crucen a menudo
 

@@ -33,6 +33,11 @@ def test_uppercase_refuses_a_block_that_is_not_utf8() -> None:
         uppercase.block(b"bien\n\xff\n")
 
 
+def test_anything_else_is_not_a_service() -> None:
+    with pytest.raises(TypeError, match="no str"):
+        as_service("hola")  # type: ignore[arg-type]
+
+
 def test_any_function_is_a_service_of_lines() -> None:
     service = as_service(str.title)
     assert service == Service(str.title)

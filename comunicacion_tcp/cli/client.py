@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import signal
 import sys
 
 from ..client import Client
@@ -15,13 +16,14 @@ from ..limits import Limits
 from ..protocol import GOODBYE
 from .parser import SpanishParser, host_name, port_number, seconds
 from .sentences import conversation_failed, reason
-from .terminal import close_output, complain, escape, is_terminal, prepare_streams, say
+from .terminal import answer_interrupts, close_output, complain, escape, is_terminal, prepare_streams, say
 
 OK, NETWORK, USAGE, INTERRUPTED = 0, 1, 2, 130  # 130 = 128 + SIGINT, como en cualquier shell
 
 _PROMPT = f"Ingresa un mensaje (o '{GOODBYE}' para salir): "
 _EPILOG = f"""\
-Cada línea de la entrada es un mensaje; {GOODBYE}, o el final de la entrada, se despide.
+Cada línea de la entrada es un mensaje. Con {GOODBYE}, o al acabar la entrada (Ctrl-D), el cliente se despide.
+Una terminal no deja escribir líneas de más de 4095 bytes: los textos más largos, por una tubería.
 
 código de salida:
   {OK:<4} la conversación acabó bien
@@ -33,15 +35,17 @@ código de salida:
 
 def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     """El programa. ``argv``: sus argumentos, o los del proceso. Devuelve el código de salida."""
-    prepare_streams()
     try:
+        answer_interrupts()
+        prepare_streams()
         options = _parser(prog).parse_args(argv)
         limits = Limits(connect_timeout=options.espera, reply_timeout=options.espera) if options.espera else Limits()
         with Client(options.host, options.puerto, limits=limits) as client:
             say(f"Conectado al servidor en {escape(client.address)}")
             return _converse(client)
     except KeyboardInterrupt:
-        complain("\nInterrumpido: la conexión se cerró sin despedida. Para terminar bien, escribe DESCONEXION.")
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # ya se está acabando: otro Ctrl-C solo estropearía el final
+        complain("\nInterrumpido: la conversación se dejó sin despedida. Para terminar bien, escribe DESCONEXION.")
         return INTERRUPTED
     except NetworkError as error:
         complain(conversation_failed(error))
@@ -49,7 +53,7 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     except OSError as error:
         # Solo la entrada y la salida llegan hasta aquí. Si quien leía se fue (`| head`), no hay nada que explicar.
         if error.errno != errno.EPIPE:
-            complain(f"No se puede seguir: {reason(error)}. Revisa adónde va la salida del programa.")
+            complain(f"No se puede seguir: {reason(error)}. Revisa la entrada y la salida del programa.")
         return NETWORK
     finally:
         close_output()
@@ -64,7 +68,7 @@ def _parser(prog: str | None) -> argparse.ArgumentParser:
         "--espera",
         type=seconds,
         metavar="SEGUNDOS",
-        help="lo que se espera al conectar y a cada respuesta "
+        help="segundos de espera para conectar y para cada respuesta "
         f"({defaults.connect_timeout:g} y {defaults.reply_timeout:g})",
     )
     return parser
@@ -79,7 +83,7 @@ def _converse(client: Client) -> int:
         try:
             _show([client.send(message)])
         except MessageError as error:
-            complain(f"Ese mensaje no se envió: {error}. Escríbelo de otra manera.")
+            complain(f"Ese mensaje no se envió: {error}. Si viene de un fichero, mira que esté en UTF-8.")
     farewell = client.say_goodbye()
     _show(farewell)
     if not farewell:
@@ -94,10 +98,10 @@ def _ask() -> str | None:
     # En una terminal la línea ya se ve, porque la persona la escribió; por una tubería la escribimos nosotros,
     # para que la conversación se lea igual.
     message = line.removesuffix("\n").removesuffix("\r")
-    if not line:
-        say("")
-    elif not is_terminal(sys.stdin):
+    if not is_terminal(sys.stdin):
         say(escape(message))
+    elif not line.endswith("\n"):
+        say("")  # Ctrl-D no baja de línea
     return message if line else None
 
 

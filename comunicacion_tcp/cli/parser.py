@@ -14,7 +14,7 @@ from .. import __version__
 
 # Lo que dice argparse, y cómo se dice aquí. Lo que no esté en la tabla sale como venga: mejor que nada.
 _ERRORS = (
-    (re.compile(r"unrecognized arguments: (.*)", re.DOTALL), r"no se conoce \1"),
+    (re.compile(r"unrecognized arguments: (.*)", re.DOTALL), r"no se entiende «\1»"),
     (re.compile(r"argument (\S+): expected one argument"), r"\1 necesita un valor"),
     (re.compile(r"argument (\S+): ignored explicit argument .*", re.DOTALL), r"\1 no lleva valor"),
     (re.compile(r"argument (\S+): (.*)", re.DOTALL), r"\1 \2"),
@@ -55,13 +55,17 @@ class _SpanishFormatter(argparse.RawDescriptionHelpFormatter):
         super().add_usage(usage, actions, groups, prefix or "uso: ")
 
 
+_PORT_DIGITS = 5  # 65535
+
+
 def port_number(lowest: int) -> Callable[[str], int]:
     """El tipo de una opción que es un puerto, desde ``lowest`` (0 si el sistema puede elegirlo; si no, 1)."""
 
     def convert(text: str) -> int:
-        if not (text.isascii() and text.isdigit() and lowest <= int(text[:6]) <= 65535):
+        port = int(text) if text.isascii() and text.isdigit() and len(text) <= _PORT_DIGITS else -1
+        if not lowest <= port <= 65535:
             raise argparse.ArgumentTypeError(f"debe ser un número de {lowest} a 65535, no {text!r}")
-        return int(text)
+        return port
 
     return convert
 
@@ -73,7 +77,9 @@ def seconds(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value <= _LONGEST_WAIT:
-        raise argparse.ArgumentTypeError(f"debe ser un número de segundos mayor que cero, no {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"debe ser un número de segundos mayor que cero (1.5, con punto) y de una semana como mucho, no {text!r}"
+        )
     return value
 
 

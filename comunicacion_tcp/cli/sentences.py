@@ -36,6 +36,7 @@ _REASONS = {
     errno.ENOMEM: "el sistema no tiene memoria para más conexiones",
     errno.ENOSPC: "no queda espacio en el disco",
 }
+_ONLY_HOST = "En --host va solo su nombre o su dirección; el puerto, en --puerto."
 
 
 def reason(cause: BaseException | None) -> str:
@@ -62,7 +63,7 @@ def listening_failed(error: NetworkError) -> str:
     if isinstance(error, AddressNotOurs):
         return f"La dirección de {where} no es de esta máquina. Revisa --host."
     if isinstance(error, UnknownHost):
-        return f"No se conoce la máquina de {where}. Revisa el nombre en --host."
+        return f"No se conoce la máquina de {where}. {_ONLY_HOST}"
     return f"No se puede escuchar en {where}: {reason(error.cause)}. Prueba con otro --host o --puerto."
 
 
@@ -71,11 +72,11 @@ def conversation_failed(error: NetworkError) -> str:
     where = escape(error.address)
     if isinstance(error, ServerNotRunning):
         return (
-            f"No hay ningún servidor escuchando en {where}. Arráncalo en otra terminal con "
-            "«python3 Servidor_TCP.py», o revisa --host y --puerto."
+            f"No hay ningún servidor escuchando en {where}. Arráncalo allí con «python3 Servidor_TCP.py» y el mismo "
+            "--puerto, o revisa --host y --puerto."
         )
     if isinstance(error, UnknownHost):
-        return f"No se conoce la máquina de {where}. Revisa el nombre en --host."
+        return f"No se conoce la máquina de {where}. {_ONLY_HOST}"
     if isinstance(error, TimedOut):
         wait = f"{error.seconds:g} s"
         if error.connecting:

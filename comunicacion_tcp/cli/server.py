@@ -17,11 +17,13 @@ from ..errors import BadMessage, NetworkError, ServiceFailed, format_address
 from ..server import Observer, Peer, Server
 from .parser import SpanishParser, host_name, port_number
 from .sentences import listening_failed, reason
-from .terminal import close_output, complain, escape, prepare_streams, say
+from .terminal import answer_interrupts, close_output, complain, escape, prepare_streams, say
 
 OK, FAILED = 0, 1  # el 2, uso equivocado, es de argparse
 
 _HOST, _PORT = "localhost", 5000
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SAME_TROUBLE_EVERY = 10.0  # segundos entre dos líneas iguales: se ve que dura sin llenar la pantalla
 _EPILOG = f"""\
 Ctrl-C o SIGTERM lo detienen: deja de aceptar, entrega lo debido y termina. La segunda vez, corta ya.
 
@@ -56,13 +58,14 @@ class _Reporter(Observer):
         _tell(f"Mensaje sin respuesta de {peer}: {bad}{detail}.")
 
     def undelivered(self, peer: Peer) -> None:
-        _tell(f"El cliente {peer} no leyó a tiempo sus respuestas. Cortando la conexión.")
+        _tell(f"Conexión cortada con {peer}: quedaban respuestas que no había leído.")
 
 
 def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     """El programa. ``argv``: sus argumentos, o los del proceso. Devuelve el código de salida."""
-    prepare_streams()
     try:
+        answer_interrupts()
+        prepare_streams()
         return asyncio.run(_serve(_parser(prog).parse_args(argv)))
     except KeyboardInterrupt:  # antes de atender señales: aún no había nada que entregar
         return OK
@@ -79,7 +82,7 @@ def _parser(prog: str | None) -> argparse.ArgumentParser:
 
 async def _serve(options: argparse.Namespace) -> int:
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(_report_trouble)
+    loop.set_exception_handler(_Trouble())
     server = Server(host=options.host, port=options.puerto, observer=_Reporter())
     stop = asyncio.Event()
 
@@ -101,26 +104,49 @@ async def _serve(options: argparse.Namespace) -> int:
         _tell(f"Servidor escuchando en {where}...")
     await stop.wait()
     if server.conversations:
-        _tell(f"Deteniendo el servidor: entregando lo pendiente ({server.conversations} conexiones)...")
+        _tell(f"Deteniendo el servidor: {_count(server.conversations, 'conexión')} por cerrar...")
     cut = await server.drain()
-    _tell(f"Servidor detenido: {cut} conexiones cortadas sin entregar." if cut else "Servidor detenido.")
+    _ignore_signals(loop)
+    _tell(f"Servidor detenido con {_count(cut, 'conexión')} sin entregar todo." if cut else "Servidor detenido.")
     return FAILED if cut else OK
 
 
+def _count(number: int, noun: str) -> str:
+    return f"1 {noun}" if number == 1 else f"{number} {noun.removesuffix('ón')}ones"
+
+
 def _handle_signals(loop: asyncio.AbstractEventLoop, handler: Callable[[], None]) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _SIGNALS:
         try:
             loop.add_signal_handler(number, handler)
         except NotImplementedError:  # Windows
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(handler))
 
 
-def _report_trouble(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Lo que asyncio no pudo hacer fuera de una conversación (aceptar sin descriptores, casi siempre)."""
-    cause = context.get("exception")
-    if isinstance(cause, OSError) and cause.errno == errno.ENOTCONN:
-        return  # el cliente cortó mientras se le cerraba: ya no hay nada que entregarle
-    _tell(f"Algo falló y se sigue sirviendo: {reason(cause) or escape(str(context.get('message')))}.")
+def _ignore_signals(loop: asyncio.AbstractEventLoop) -> None:
+    """Ya no queda nada que cortar antes: otra señal solo estropearía el final."""
+    for number in _SIGNALS:
+        with contextlib.suppress(NotImplementedError):
+            loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_IGN)
+
+
+class _Trouble:
+    """Cuenta lo que asyncio no pudo hacer fuera de una conversación (aceptar sin descriptores, casi siempre)."""
+
+    def __init__(self) -> None:
+        self._last = ""
+        self._quiet_until = 0.0
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        cause = context.get("exception")
+        if isinstance(cause, OSError) and cause.errno == errno.ENOTCONN:
+            return  # el cliente cortó mientras se le cerraba: ya no hay nada que entregarle
+        text = reason(cause) or escape(str(context.get("message")))
+        # asyncio repite el mismo fallo cientos de veces por segundo: se dice una.
+        if text != self._last or loop.time() >= self._quiet_until:
+            self._last, self._quiet_until = text, loop.time() + _SAME_TROUBLE_EVERY
+            _tell(f"Algo falló y se sigue sirviendo: {text}.")
 
 
 def _tell(line: str) -> None:

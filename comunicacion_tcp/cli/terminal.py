@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import sys
 from typing import TextIO
 
@@ -25,7 +26,14 @@ def escape(text: str) -> str:
 def _escape_one(match: re.Match[str]) -> str:
     char = match[0]
     code = ord(char)
+    if 0xDC80 <= code <= 0xDCFF:
+        code -= 0xDC00  # así guarda Python un byte de la entrada que no es texto (PEP 383)
     return _SHORT.get(char) or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
+
+
+def answer_interrupts() -> None:
+    """Desde aquí Ctrl-C es ``KeyboardInterrupt``: los programas lo dejan en «acabar sin quejarse» mientras cargan."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def prepare_streams() -> None:
@@ -38,6 +46,10 @@ def prepare_streams() -> None:
         _prepare(stream, "backslashreplace")
     # Como en el protocolo: solo "\n" acaba una línea. Los bytes que no sean texto llegan enteros hasta quien los juzga.
     _prepare(sys.stdin, "surrogateescape", newline="\n")
+    if sys.stdin is not None and hasattr(os, "set_blocking"):
+        # Quien nos lanzó pudo dejar la entrada sin bloqueo: «aún no hay nada» parecería el final.
+        with contextlib.suppress(OSError, ValueError):
+            os.set_blocking(sys.stdin.fileno(), True)
 
 
 def _prepare(stream: TextIO | None, errors: str, newline: str | None = None) -> None:
@@ -47,7 +59,10 @@ def _prepare(stream: TextIO | None, errors: str, newline: str | None = None) -> 
     encoding = stream.encoding
     try:
         "áéíóúñ¿«»".encode(encoding)
+        by_bytes = "\n".encode(encoding) == b"\n"  # UTF-16 no: ni se lee línea a línea ni se corta por donde sea
     except (UnicodeEncodeError, LookupError):
+        by_bytes = False
+    if not by_bytes:
         encoding = "utf-8"
     options = {} if newline is None else {"newline": newline}
     reconfigure(encoding=encoding, errors=errors, **options)

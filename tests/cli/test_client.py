@@ -14,6 +14,7 @@ import pytest
 
 from ..support.programs import CLIENT, PROMPT, Program, environment, run, running_server
 from ..support.sockets import foreign_server, free_port, receive_all, reset
+from ..support.waiting import wait_until
 
 SILENT = re.compile("Traceback|Exception", re.IGNORECASE)
 
@@ -49,6 +50,8 @@ def test_unknown_host() -> None:
     [
         (["--puerto", "0"], "de 1 a 65535, no '0'"),
         (["--puerto", "65536"], "no '65536'"),
+        (["--puerto", "00000099999"], "no '00000099999'"),
+        (["--espera", "1,5"], "con punto"),
         (["--puerto", "1e3"], "no '1e3'"),
         (["--puerto", "٣"], "no '٣'"),
         (["--puerto"], "--puerto necesita un valor"),
@@ -56,7 +59,7 @@ def test_unknown_host() -> None:
         (["--espera", "0"], "segundos mayor que cero"),
         (["--espera", "nan"], "segundos mayor que cero"),
         (["--espera", "pronto"], "no 'pronto'"),
-        (["--nada"], "no se conoce --nada"),
+        (["--nada"], "no se entiende «--nada»"),
         (["--help=si"], "--help/--ayuda no lleva valor"),
     ],
 )
@@ -144,6 +147,15 @@ def test_no_input_at_all() -> None:
         assert done.returncode == 0
 
 
+def test_control_d_after_some_text_in_a_terminal() -> None:
+    with running_server() as (_, port), Program(to(port), terminal=True) as client:
+        client.wait_for(PROMPT)
+        client.type("hola\x04\x04")
+        client.wait_for(f"{PROMPT}hola\r\nServidor: HOLA\r\n{PROMPT}")
+        client.end_input()
+        assert client.wait() == 0
+
+
 def test_control_c_in_a_terminal() -> None:
     with running_server() as (server, port), Program(to(port), terminal=True) as client:
         client.wait_for(PROMPT)
@@ -196,6 +208,7 @@ def test_a_line_that_is_not_text_is_not_sent_and_loses_nothing() -> None:
         "Servidor: Conexión cerrada",
     ]
     assert done.stderr.decode().count("Ese mensaje no se envió") == 1
+    assert rf"{PROMPT}\xff\xfe" in done.stdout.decode()
     assert done.returncode == 0
 
 
@@ -222,6 +235,19 @@ def test_a_server_that_greets() -> None:
         client.wait_for("Servidor: Bienvenido\nServidor: HOLA\n")
         client.end_input()
         assert client.wait() == 0
+
+
+def test_an_input_left_non_blocking_by_whoever_launched_us() -> None:
+    with running_server() as (_, port):
+        reader, writer = os.pipe()
+        os.set_blocking(reader, False)
+        with subprocess.Popen(to(port), stdin=reader, stdout=subprocess.PIPE, env=environment()) as client:
+            os.close(reader)
+            assert client.stdout
+            wait_until(lambda: client.stdout and client.stdout.readline().startswith(b"Conectado"))
+            os.write(writer, b"hola\n")
+            os.close(writer)
+            assert b"Servidor: HOLA\n" in client.stdout.read()
 
 
 def test_a_closed_output_ends_quietly() -> None:

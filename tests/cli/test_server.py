@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 import signal
 import socket
 import subprocess
+import sys
 import threading
 
 import pytest
 
 from comunicacion_tcp.cli import server as module
 
-from ..support.programs import SERVER, Program, run, running_server
+from ..support.fakes import FakeLoop
+from ..support.programs import CLIENT, SERVER, Program, run, running_server
 from ..support.sockets import connect, receive, receive_all, reset
 from ..support.waiting import wait_until
 
@@ -57,7 +60,32 @@ def test_the_second_signal_ends_at_once() -> None:
         server.wait_for("Deteniendo el servidor")
         server.signal(signal.SIGTERM)
         assert server.wait() == 1
-        assert "Servidor detenido: 1 conexiones cortadas sin entregar." in server.output
+        assert "Servidor detenido con 1 conexión sin entregar todo." in server.output
+
+
+def test_two_signals_with_nothing_owed_end_well() -> None:
+    with running_server() as (server, port), connect(port) as idle:
+        server.wait_for("Conexión aceptada")
+        server.signal(signal.SIGTERM)
+        server.wait_for("Deteniendo el servidor: 1 conexión por cerrar...")
+        server.signal(signal.SIGTERM)
+        assert receive_all(idle) == b""
+        assert server.wait() == 0
+        assert server.output.endswith("Servidor detenido.\n")
+        assert server.errors == ""
+
+
+@pytest.mark.parametrize("program", [SERVER, CLIENT])
+def test_an_interrupt_while_loading_is_not_a_traceback(program: list[str]) -> None:
+    # Justo después de la línea que lo atiende, y antes de que el programa tome el mando.
+    slow = "import sys, signal, runpy, os; sys.modules['comunicacion_tcp.cli.parser'] = None; "
+    kill = (
+        "type('K', (), {'find_spec': lambda s, *a: os.kill(os.getpid(), signal.SIGINT) if 'cli' in a[0] else None})()"
+    )
+    code = f"{slow}sys.meta_path.insert(0, {kill}); runpy.run_path(sys.argv[1], run_name='__main__')"
+    done = run([sys.executable, "-c", code, program[1]])
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr == b""
 
 
 def fails(done: subprocess.CompletedProcess[bytes], code: int, *words: str) -> None:
@@ -87,7 +115,7 @@ def test_an_unknown_host_is_a_sentence() -> None:
 
 @pytest.mark.parametrize(
     ("options", "word"),
-    [(["--puerto", "-1"], "de 0 a 65535"), (["--host"], "--host necesita un valor"), (["hola"], "hola")],
+    [(["--puerto", "-1"], "de 0 a 65535"), (["--host"], "--host necesita un valor"), (["hola"], "«hola»")],
 )
 def test_wrong_options(options: list[str], word: str) -> None:
     fails(run([*SERVER, *options]), 2, word)
@@ -183,7 +211,30 @@ def test_out_of_descriptors_is_a_sentence_and_it_recovers() -> None:
         with connect(port) as sock:
             sock.sendall(b"hola\n")
             assert receive(sock, 5) == b"HOLA\n"
+        assert server.output.count("no quedan descriptores") == 1
         assert server.errors == ""
+
+
+def test_trouble_is_told_in_a_line_and_not_repeated(capsys: pytest.CaptureFixture[str]) -> None:
+    loop = FakeLoop()
+    trouble = module._Trouble()
+
+    def fail(message: str, cause: BaseException | None = None) -> None:
+        trouble(loop, {"message": message, "exception": cause})  # type: ignore[arg-type]
+
+    for _ in range(3):
+        fail("accept", OSError(errno.EMFILE, "no"))
+    fail("raro\x1b")
+    fail("cerrando", OSError(errno.ENOTCONN, "no"))
+    fail("accept", OSError(errno.EMFILE, "no"))
+    loop.advance(10)
+    fail("accept", OSError(errno.EMFILE, "no"))
+    assert [line.partition(": ")[2][:21] for line in capsys.readouterr().out.splitlines()] == [
+        "no quedan descriptore",
+        r"raro\x1b.",
+        "no quedan descriptore",
+        "no quedan descriptore",
+    ]
 
 
 def test_as_a_module_and_as_installed_commands() -> None:

@@ -26,6 +26,7 @@ def test_no_control_reaches_the_terminal() -> None:
 
 
 def test_escapes_are_readable() -> None:
+    assert escape("\udcff\ud800") == r"\xff\ud800"
     assert escape("a\r\n\x1b[31m\x85\u202e\0z") == r"a\r\n\x1b[31m\x85\u202e\0z"
     assert escape("¿señor? C:\\nada 日本 👩‍👧") == "¿señor? C:\\nada 日本 👩‍👧"
 
@@ -36,7 +37,14 @@ def stream(encoding: str) -> io.TextIOWrapper:
 
 @pytest.mark.parametrize(
     ("encoding", "used"),
-    [("utf-8", "utf-8"), ("cp1252", "cp1252"), ("cp850", "cp850"), ("ascii", "utf-8"), ("cp866", "utf-8")],
+    [
+        ("utf-8", "utf-8"),
+        ("cp1252", "cp1252"),
+        ("cp850", "cp850"),
+        ("ascii", "utf-8"),
+        ("cp866", "utf-8"),
+        ("utf-16", "utf-8"),
+    ],
 )
 def test_the_encoding_is_kept_while_it_knows_our_accents(
     monkeypatch: pytest.MonkeyPatch, encoding: str, used: str

@@ -63,6 +63,7 @@ class FakeTransport:
         self.peer = peer
         self.written = b""
         self.owed = 0
+        self.high = -1
         self.reading = True
         self.state = "abierto"
         self.write_eof_error: OSError | None = None
@@ -72,7 +73,8 @@ class FakeTransport:
         return self.peer
 
     def set_write_buffer_limits(self, high: int) -> None:
-        """Nada: aquí quien decide pausar es la prueba."""
+        """Apunta el umbral; aquí quien decide pausar es la prueba."""
+        self.high = high
 
     def get_write_buffer_size(self) -> int:
         """Lo que falta por entregar."""
