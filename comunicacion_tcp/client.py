@@ -56,7 +56,7 @@ class Client:
     def connect(self) -> None:
         """Se conecta; si ya lo estaba, deja la conexión anterior y empieza otra conversación.
 
-        Errores: ``UnknownHost``, ``ServerNotRunning``, ``TimedOut`` o ``NetworkError``.
+        Errores: ``UnknownHost``, ``ServerNotRunning``, ``TimedOut``, ``ConnectionLost`` o ``NetworkError``.
         """
         self.close()
         self._protocol = ClientProtocol()
@@ -74,12 +74,17 @@ class Client:
             raise TimedOut(self.address, timeout, connecting=True) from error
         except OSError as error:
             raise NetworkError(self.address, error) from error
-        if sock.getsockname() == sock.getpeername():
+        try:
+            itself = sock.getsockname() == sock.getpeername()
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setblocking(False)
+        except OSError as error:  # el servidor cortó nada más aceptar
+            sock.close()
+            raise ConnectionLost(self.address, error) from error
+        if itself:
             # TCP permite conectar un puerto efímero consigo mismo (RFC 9293, 3.5: apertura simultánea).
             sock.close()
             raise ServerNotRunning(self.address)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setblocking(False)
         self._socket = sock
         self._selector = selectors.DefaultSelector()
         self._selector.register(sock, selectors.EVENT_READ)

@@ -314,6 +314,13 @@ def test_no_way_there(monkeypatch: pytest.MonkeyPatch, cause: OSError, kind: typ
     assert caught.value.address == "[2001:db8::1]:5000"
 
 
+def test_a_server_that_cuts_right_after_accepting(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Según lo pronto que llegue el RST, lo nota ya el primer uso del socket.
+    monkeypatch.setattr(socket, "create_connection", lambda *args: socket.socket())
+    with pytest.raises(ConnectionLost):
+        Client().connect()
+
+
 def test_a_port_connected_to_itself_is_not_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
     # TCP lo permite si el puerto efímero que toca es el mismo al que se conecta.
     with socket.socket() as itself:
