@@ -8,12 +8,15 @@ BIN := $(VENV)/bin
 # Dos procesos de pruebas bastan: casi todas esperan a otros procesos, no al procesador.
 PYTEST := $(BIN)/python -m pytest -n 2
 
-.PHONY: help test test-all lint types tests fuzz format install install-all clean
+BENCH := .venv/bench-$(VERSION)
+
+.PHONY: bench help test test-all lint types tests fuzz format install install-all clean
 
 help:
 	@echo 'make test       estilo, tipos y pruebas con $(PYTHON) (lo instala todo en .venv/)'
 	@echo 'make test-all   lo mismo, con las pruebas repetidas en cada Python desde 3.10 que haya'
 	@echo 'make fuzz       las propiedades del protocolo con cien mil ejemplos'
+	@echo 'make bench      la velocidad, junto a la de otros servidores y a la de uno en C'
 	@echo 'make format     pone el estilo'
 	@echo 'make clean      borra lo generado'
 
@@ -38,6 +41,14 @@ test-all: lint types
 
 fuzz: install
 	$(PYTEST) tests/test_protocol_property.py --hypothesis-profile=long
+
+bench: $(BENCH)/ready
+	$(BENCH)/bin/python -m benchmarks.run $(BENCH_OPTIONS)
+
+$(BENCH)/ready: requirements-bench.txt
+	$(PYTHON) -m venv --clear $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --retries 5 --requirement requirements-bench.txt
+	touch $@
 
 format: install
 	$(BIN)/ruff format .

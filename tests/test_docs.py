@@ -88,6 +88,7 @@ def test_every_command_shown_is_run_by_a_test() -> None:
         "make test": "la ejecuta quien ejecuta esto",
         "make test-all": ".ci/run",
         "make fuzz": "aquí mismo",
+        "make bench": "test_benchmarks.py, más corta",
         "make format": "aquí mismo",
         "make clean": "aquí mismo",
     }
@@ -108,7 +109,7 @@ def test_the_example_of_the_library() -> None:
     assert run([sys.executable, "-c", code]).stdout.decode() == blocks("README.md", "text")[3]
 
 
-@pytest.mark.parametrize("target", ["test", "test-all", "fuzz", "format", "clean"])
+@pytest.mark.parametrize("target", ["test", "test-all", "fuzz", "bench", "format", "clean"])
 def test_the_makefile_knows_what_is_promised(target: str) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert re.search(rf"^{target}:", makefile, re.MULTILINE)

@@ -1,0 +1,58 @@
+"""Los trabajos que se miden: qué envía cada conexión y qué debe volver, byte a byte."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+FAREWELL = "Conexión cerrada\n".encode()
+
+
+@dataclass(frozen=True)
+class Work:
+    """Una carga. ``depth`` mensajes de ``size`` bytes (con su terminador) por bloque en cada conexión."""
+
+    key: str
+    title: str
+    connections: int
+    depth: int
+    size: int
+    accents: bool = False
+    bare: bool = False
+    churn: bool = False
+
+    def write(self, folder: Path) -> tuple[Path, int, int]:
+        """El fichero para el generador, y cuántos bytes envía y recibe cada bloque."""
+        path = folder / f"{self.key}.carga"
+        request = reply = b""
+        with path.open("wb") as file:
+            for connection in range(self.connections):
+                messages = b"".join(self._message(connection, number) for number in range(self.depth))
+                request = messages + (b"DESCONEXION\n" if self.churn else b"")
+                reply = messages.decode().upper().encode() + (FAREWELL if self.churn else b"")
+                file.write(request + reply)
+        return path, len(request), len(reply)
+
+    def _message(self, connection: int, number: int) -> bytes:
+        # Cada uno dice de quién es: una respuesta cruzada no coincidiría.
+        filler = "el señor añejo comió más piñones " if self.accents else "hola servidor de mensajes "
+        start = f"{connection:04d} {number:04d} "
+        body = start.encode()
+        while len(body) < self.size:
+            body += filler.encode()
+        text = body[: self.size - (not self.bare)].decode(errors="ignore")
+        terminator = b"" if self.bare else b"\n"
+        padding = self.size - len(terminator) - len(text.encode())
+        return text.encode() + b"x" * padding + terminator
+
+
+WORKS = [
+    Work("rr", "petición y respuesta, ASCII", 64, 1, 32),
+    Work("p16", "16 encadenados", 64, 16, 32),
+    Work("p1000", "1000 encadenados", 64, 1000, 32),
+    Work("64k", "mensajes de 64 KiB", 16, 1, 65536),
+    Work("es100", "español, 100 encadenados", 64, 100, 32, accents=True),
+    Work("esrr", "español, petición y respuesta", 64, 1, 32, accents=True),
+    Work("bare", "sin terminador", 64, 1, 32, bare=True),
+    Work("churn", "conectar, un mensaje y DESCONEXION", 64, 1, 32, churn=True),
+]
