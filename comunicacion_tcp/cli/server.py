@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import errno
 import signal
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ from ..errors import BadMessage, NetworkError, ServiceFailed, format_address
 from ..server import Observer, Peer, Server
 from .parser import SpanishParser, host_name, port_number
 from .sentences import listening_failed, reason
-from .terminal import answer_interrupts, close_output, complain, escape, prepare_streams, say
+from .terminal import answer_interrupts, close_output, complain, escape, is_terminal, prepare_streams, say
 
 OK, FAILED = 0, 1  # el 2, uso equivocado, es de argparse
 
@@ -103,6 +104,8 @@ async def _serve(options: argparse.Namespace) -> int:
         where = " y ".join(format_address(*address) for address in server.addresses)
         _tell(f"Servidor escuchando en {where}...")
     await stop.wait()
+    if is_terminal(sys.stdout):
+        _tell("")  # detrás de «^C»
     if server.conversations:
         _tell(f"Deteniendo el servidor: {_count(server.conversations, 'conexión')} por cerrar...")
     cut = await server.drain()

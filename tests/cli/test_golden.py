@@ -42,7 +42,7 @@ def test_two_terminals() -> None:
         server.wait_for("Cerrando la conexión.\r\n", times=2)
         server.type("\x03")
         assert server.wait() == 0
-        assert server.output.endswith("Servidor detenido.\r\n")
+        assert server.output.endswith("^C\r\nServidor detenido.\r\n")
 
 
 # Una terminal en UTF-8; sin idioma; la de un sistema antiguo, en ASCII; y páginas de códigos de Windows.
