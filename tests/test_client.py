@@ -53,6 +53,27 @@ def test_a_reply_of_several_megabytes_arrives_whole() -> None:
         assert len(message.upper().encode()) == 3 * 1024 * 1024
 
 
+def test_a_server_that_answers_as_it_reads_never_blocks_us() -> None:
+    # Más de lo que cabe en los búferes de los dos sentidos: si solo escribiéramos, nadie avanzaría.
+    def serve(sock: socket.socket) -> None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        while data := sock.recv(65536):
+            sock.sendall(data.upper())
+
+    message = "x" * (32 * 1024 * 1024)
+    with foreign_server(serve) as port, talk(port) as client:
+        assert client.send(message) == message.upper()
+
+
+def test_a_server_that_cannot_be_written_to_is_still_read() -> None:
+    with served() as running, talk(running.port) as client:
+        assert client.send("uno") == "UNO"
+        assert client._socket
+        client._socket.shutdown(socket.SHUT_WR)  # desde aquí, escribir es EPIPE
+        with pytest.raises(ConnectionLost):
+            client.send("dos")
+
+
 def test_a_message_too_long_gets_its_error_and_the_next_its_reply() -> None:
     with served() as running, talk(running.port) as client:
         client.send("por líneas")

@@ -177,6 +177,24 @@ def test_draining_delivers_what_is_owed_and_stops_accepting() -> None:
             connect(running.port)
 
 
+def test_draining_waits_for_whoever_is_left() -> None:
+    message = b"x" * 999 + b"\n"
+    with served() as running:
+        connect(running.port).close()
+        wait_until(lambda: running.events.names == ["accepted", "left"] and running.server.conversations == 0)
+        with connect(running.port) as sock:
+            sender = threading.Thread(target=sock.sendall, args=(message * 4000,))
+            sender.start()
+            first = receive(sock, len(message))
+            stopper = threading.Thread(target=running.drain)
+            stopper.start()
+            rest = receive_all(sock)
+            stopper.join()
+            sender.join()
+            assert (first + rest) == message.upper() * (len(first + rest) // len(message))
+            assert "undelivered" not in running.events.names
+
+
 def test_a_restart_rebinds_at_once() -> None:
     port = 0
     for _ in range(3):
@@ -272,6 +290,15 @@ def test_a_name_with_two_addresses_listens_on_both_on_the_same_port(monkeypatch:
     assert len({port for _, port in places}) == 1
 
 
+def test_an_ipv6_listener_leaves_ipv4_alone() -> None:
+    try:
+        (sock,) = open_listeners("::1", 0, 1)
+    except NetworkError:
+        pytest.skip("esta máquina no tiene IPv6")
+    with sock:
+        assert sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 1
+
+
 def test_an_absent_family_is_not_an_error_while_there_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
     resolving_to(monkeypatch, "192.0.2.1", "127.0.0.1")
     (sock,) = open_listeners("localhost", 0, 1)
@@ -361,6 +388,14 @@ def test_lingering_ends_with_the_client_or_with_its_deadline() -> None:
     connection, wire, loop, _ = fake_connection()
     connection.data_received(b"DESCONEXION\n")
     connection.eof_received()
+    assert wire.state == "cerrado"
+
+
+def test_the_end_of_input_closes_as_soon_as_all_is_answered() -> None:
+    connection, wire, _, _ = fake_connection()
+    connection.data_received(b"hola\nmundo")
+    connection.eof_received()
+    assert wire.written == b"HOLA\nMUNDO"
     assert wire.state == "cerrado"
 
 

@@ -11,7 +11,7 @@ import signal
 import sys
 
 from ..client import Client
-from ..errors import MessageError, NetworkError
+from ..errors import ConnectionLost, MessageError, NetworkError
 from ..limits import Limits
 from ..protocol import GOODBYE
 from .parser import SpanishParser, host_name, port_number, seconds
@@ -82,6 +82,9 @@ def _converse(client: Client) -> int:
             break
         try:
             _show([client.send(message)])
+        except ConnectionLost:
+            _show(client.take_unasked())  # quizá dijo por qué antes de cerrar
+            raise
         except MessageError as error:
             complain(f"Ese mensaje no se envió: {error}. Si viene de un fichero, mira que esté en UTF-8.")
     farewell = client.say_goodbye()

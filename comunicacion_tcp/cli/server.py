@@ -104,6 +104,7 @@ async def _serve(options: argparse.Namespace) -> int:
         where = " y ".join(format_address(*address) for address in server.addresses)
         _tell(f"Servidor escuchando en {where}...")
     await stop.wait()
+    loop.set_exception_handler(lambda *_: None)  # acabando, lo que asyncio dejó aplazado ya no le importa a nadie
     if is_terminal(sys.stdout):
         _tell("")  # detrás de «^C»
     if server.conversations:

@@ -12,8 +12,11 @@ from collections.abc import Callable
 
 import pytest
 
+from comunicacion_tcp.limits import Limits
+
 from ..support.programs import CLIENT, PROMPT, Program, environment, run, running_server
-from ..support.sockets import foreign_server, free_port, receive_all, reset
+from ..support.serving import served
+from ..support.sockets import connect, foreign_server, free_port, receive_all, reset
 from ..support.waiting import wait_until
 
 SILENT = re.compile("Traceback|Exception", re.IGNORECASE)
@@ -248,6 +251,22 @@ def test_an_input_left_non_blocking_by_whoever_launched_us() -> None:
             os.write(writer, b"hola\n")
             os.close(writer)
             assert b"Servidor: HOLA\n" in client.stdout.read()
+
+
+def test_only_a_newline_ends_a_line() -> None:
+    with running_server() as (_, port):
+        done = run(to(port), "a\rb\u0085c\u2028d\r\n")
+    assert "Servidor: " + r"A\rB\x85C\u2028D" + "\n" in done.stdout.decode()
+    assert done.stdout.decode().count("Servidor: ") == 2
+
+
+def test_a_refusal_is_shown_whenever_it_arrives() -> None:
+    # La negativa puede llegar justo entre mirar si hay algo y enviar.
+    with served(limits=Limits(max_connections=1)) as running, connect(running.port):
+        wait_until(lambda: running.server.conversations == 1)
+        for _ in range(20):
+            done = run(to(running.port), "hola\n")
+            assert "Servidor: ERROR: el servidor está completo" in done.stdout.decode()
 
 
 def test_a_closed_output_ends_quietly() -> None:

@@ -13,8 +13,8 @@ from ..support.programs import CLIENT, PROMPT, SERVER, Program, run, running_ser
 
 
 def without_port(text: str) -> str:
-    """El puerto del cliente cambia cada vez."""
-    return re.sub(r"(?<=\('127\.0\.0\.1', )\d+(?=\))", "PUERTO", text)
+    """El puerto del cliente cambia cada vez, y ``localhost`` puede ser IPv6."""
+    return re.sub(r"\('(127\.0\.0\.1|::1)', \d+\)", "('127.0.0.1', PUERTO)", text)
 
 
 # Lo que promete el README es lo que se compara.

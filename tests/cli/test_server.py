@@ -15,6 +15,7 @@ import threading
 import pytest
 
 from comunicacion_tcp.cli import server as module
+from comunicacion_tcp.errors import ServiceFailed, TooLong
 
 from ..support.fakes import FakeLoop
 from ..support.programs import CLIENT, SERVER, Program, run, running_server
@@ -42,25 +43,65 @@ def test_a_signal_delivers_what_is_owed_and_ends_well(number: signal.Signals) ->
         assert server.errors == ""
 
 
+# El servidor de siempre, con todo el tiempo del mundo para entregar: si una segunda señal no lo acaba, nada lo hace.
+_PATIENT = """
+import sys
+from comunicacion_tcp import server
+from comunicacion_tcp.limits import Limits
+server.Server.__init__.__kwdefaults__["limits"] = Limits(drain=3600)
+from comunicacion_tcp.cli.server import main
+sys.exit(main(["--puerto", "0"]))
+"""
+
+
 def test_the_second_signal_ends_at_once() -> None:
-    with running_server() as (server, port), connect(port) as sock:
-        # Quien no lee lo suyo haría esperar el plazo entero.
-        sock.setblocking(False)
-        stuck = False
-        while not stuck:
-            try:
-                sock.send(b"x" * 65535 + b"\n")
-            except BlockingIOError:
-                threading.Event().wait(0.1)
-                try:
-                    sock.send(b"x")
-                except BlockingIOError:
-                    stuck = True
-        server.signal(signal.SIGTERM)
-        server.wait_for("Deteniendo el servidor")
-        server.signal(signal.SIGTERM)
-        assert server.wait() == 1
-        assert "Servidor detenido con 1 conexión sin entregar todo." in server.output
+    with Program([sys.executable, "-c", _PATIENT]) as server:
+        server.wait_for("...")
+        with connect(int(server.output.rpartition(":")[2].rstrip(".\n"))) as sock:
+            fill(sock)
+            server.signal(signal.SIGTERM)
+            server.wait_for("Deteniendo el servidor")
+            server.signal(signal.SIGTERM)
+            assert server.wait() == 1
+            assert "Servidor detenido con 1 conexión sin entregar todo." in server.output
+
+
+def fill(sock: socket.socket) -> None:
+    """Envía sin leer hasta que el servidor deja de leer."""
+    sock.setblocking(False)
+    quiet = 0
+    while quiet < 20:
+        try:
+            sock.send(b"x" * 65535 + b"\n")
+            quiet = 0
+        except BlockingIOError:
+            quiet += 1
+            threading.Event().wait(0.01)
+
+
+def test_each_thing_that_happens_is_one_escaped_line(capsys: pytest.CaptureFixture[str]) -> None:
+    reporter, peer = module._Reporter(), ("192.0.2.7", 4000)
+    failed = ServiceFailed("el servicio falló con este mensaje")
+    failed.__cause__ = ValueError("a\x1b[2J\nb")
+    reporter.accepted(peer)
+    reporter.said_goodbye(peer)
+    reporter.left(peer)
+    reporter.lost(peer, ConnectionResetError(errno.ECONNRESET, "no"))
+    reporter.refused(peer)
+    reporter.bad_message(peer, TooLong(5))
+    reporter.bad_message(peer, failed)
+    reporter.undelivered(peer)
+    assert capsys.readouterr().out.splitlines() == [
+        "Conexión aceptada de ('192.0.2.7', 4000)",
+        "Mensaje de desconexión recibido. Cerrando la conexión.",
+        "El cliente ('192.0.2.7', 4000) se fue sin despedirse. Cerrando la conexión.",
+        "Se perdió la conexión con ('192.0.2.7', 4000): el otro extremo la cortó.",
+        "Conexión rechazada de ('192.0.2.7', 4000): el servidor está completo.",
+        "Mensaje sin respuesta de ('192.0.2.7', 4000): el mensaje pasa de 5 bytes.",
+        "Mensaje sin respuesta de ('192.0.2.7', 4000): el servicio falló con este mensaje "
+        r"(ValueError: a\x1b[2J\nb).",
+        "Conexión cortada con ('192.0.2.7', 4000): quedaban respuestas que no había leído.",
+    ]
 
 
 def test_two_signals_with_nothing_owed_end_well() -> None:
@@ -154,6 +195,7 @@ def test_each_way_of_leaving_is_one_line() -> None:
         with connect(port) as sock:
             sock.sendall(b"hola\n")
             left = sock.getsockname()
+            assert receive(sock, 5) == b"HOLA\n"  # cerrar con respuestas sin leer sería cortar
         server.wait_for(f"El cliente {left} se fue sin despedirse. Cerrando la conexión.\n")
         sock = connect(port)
         lost = sock.getsockname()
@@ -164,7 +206,8 @@ def test_each_way_of_leaving_is_one_line() -> None:
         with connect(port) as sock:
             bad = sock.getsockname()
             sock.sendall(b"\x1b[2J\xff\n")
-            receive(sock, 5)
+            error = "ERROR: el mensaje no es UTF-8 válido\n".encode()
+            assert receive(sock, len(error)) == error
             server.wait_for(f"Mensaje sin respuesta de {bad}: el mensaje no es UTF-8 válido.\n")
         assert len(server.output.splitlines()) == 7
         assert server.errors == ""
