@@ -12,7 +12,7 @@ import selectors
 import socket
 import time
 from types import TracebackType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from .errors import ConnectionLost, NetworkError, ServerNotRunning, TimedOut, UnknownHost, format_address
 from .limits import DEFAULT_LIMITS, Limits
@@ -20,6 +20,7 @@ from .protocol import ClientProtocol
 
 _READ_SIZE = 64 * 1024  # bytes por lectura: lo que un socket de Linux suele tener listo de una vez
 _MOST_UNASKED_READS = 16  # 1 MiB: un servidor que no para de hablar no impide enviar
+_SHORTEST_WAIT = 0.001  # segundos: con cero o menos, conectar no esperaría nada y fallaría por eso
 
 
 class Client:
@@ -65,7 +66,7 @@ class Client:
         self._cut_by = None
         timeout = self._limits.connect_timeout
         try:
-            sock = socket.create_connection((self._host, self._port), timeout)
+            sock = self._open(time.monotonic() + timeout)
         except (socket.gaierror, UnicodeError) as error:
             raise UnknownHost(self.address, error) from error
         except ConnectionRefusedError as error:
@@ -163,6 +164,21 @@ class Client:
         self.close()
 
     # -- por dentro -----------------------------------------------------------------------------------------
+
+    def _open(self, deadline: float) -> socket.socket:
+        """Un socket conectado a la primera dirección que conteste. Errores: los del sistema."""
+        found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        # Primero IPv4, como escucha el servidor: con localhost, es la dirección que una persona espera ver en él.
+        places: list[Any] = [one[-1][:2] for one in sorted(found, key=lambda one: one[0] != socket.AF_INET)]
+        failure = OSError("sin direcciones")
+        for number, place in enumerate(places):
+            # El plazo se reparte: una dirección que no contesta deja tiempo a las siguientes.
+            share = (deadline - time.monotonic()) / (len(places) - number)
+            try:
+                return socket.create_connection(place, max(_SHORTEST_WAIT, share))
+            except OSError as error:
+                failure = error
+        raise failure
 
     def _move(self, rest: memoryview, timeout: float, *, last: bool = False) -> tuple[memoryview, bool]:
         """Espera hasta ``timeout`` segundos a poder leer, o escribir ``rest``, y lo hace una vez.

@@ -41,9 +41,9 @@ class Limits:
     """Cola del sistema de conexiones por aceptar: 200 clientes de golpe caben."""
 
     linger: float = 2.0
-    """Tras nuestro FIN se lee y se tira lo que llegue, hasta este plazo: cerrar con entrada sin leer haría al
-    núcleo mandar RST y perder la respuesta. Dos segundos son dos retransmisiones en una red mala (como Apache).
-    No hay tope de bytes: tirarlos cuesta menos que responderlos, y un tope volvería a perder la respuesta."""
+    """Tras nuestro FIN se lee y se tira lo que llegue hasta que el cliente calle este tiempo (y como mucho ``drain``):
+    cerrar con entrada sin leer haría al núcleo mandar RST y perder la respuesta. Dos segundos son dos
+    retransmisiones en una red mala (como Apache). No hay tope de bytes: tirarlos cuesta menos que responderlos."""
 
     linger_quiet: float = 0.5
     """Al detener el servidor, un cliente que calla este tiempo tras nuestro FIN ya no tiene nada en vuelo:

@@ -21,7 +21,7 @@ carácter y los bytes son los mismos.
     líneas        líneas enteras                 todas de una vez (un bloque)       líneas
     líneas        media línea                    nada: se guarda                    líneas
     cualquiera    línea DESCONEXION              despedida                          terminada
-    cualquiera    mensaje demasiado largo        ERROR; se salta hasta su final     el mismo
+    líneas        mensaje demasiado largo        ERROR; se salta hasta su final     líneas
     cualquiera    fin de la entrada              el último mensaje                  terminada
     terminada     lo que sea                     nada                               terminada
 
@@ -63,7 +63,6 @@ class ServerProtocol:
     __slots__ = (
         "_answered",
         "_bad",
-        "_burst",
         "_decided",
         "_limit",
         "_pending",
@@ -89,9 +88,7 @@ class ServerProtocol:
         self._pending = bytearray()  # recibido y sin responder: media línea, medio carácter, media despedida
         self._skipping = False  # dentro de un mensaje demasiado largo, cuyo resto se tira
         self._skip_tail = b""  # lo último tirado: dice si el terminador que llegue será "\r\n"
-        # Solo por decidir:
-        self._answered = b""  # principio de la primera línea ya respondido, hasta donde puede importar
-        self._burst = 0  # bytes respondidos desde el último silencio: cuentan para el tamaño máximo
+        self._answered = b""  # por decidir: principio de la primera línea ya respondido, hasta donde puede importar
         # Inmutables y vacíos: no ocupan nada en cada conexión que se porta bien.
         self._bad: tuple[BadMessage, ...] = ()
         self._told: frozenset[type[BadMessage]] = frozenset()
@@ -113,7 +110,7 @@ class ServerProtocol:
         if b"\n" in data:
             return self._decide(data)
         reply = self._receive_piece(data)
-        self.awaiting_silence = bool(self._burst or self._skipping or self._held_goodbye())
+        self.awaiting_silence = self._held_goodbye()
         return reply
 
     def receive_silence(self) -> bytes:
@@ -121,16 +118,12 @@ class ServerProtocol:
         self.awaiting_silence = False
         if self._decided or self.ended:
             return b""
-        # Sin terminadores, el silencio es lo único que separa un mensaje del siguiente.
-        self._burst = 0
-        self._skipping = False
         if self._pending == _GOODBYE:
             return self._say_goodbye(b"")
         if not self._held_goodbye():
             return b""
         reply = self._answer_piece(bytes(self._pending))
         self._pending.clear()
-        self._burst = 0
         return reply
 
     def receive_eof(self) -> bytes:
@@ -153,29 +146,19 @@ class ServerProtocol:
     # -- por decidir: sin terminadores todavía --------------------------------------------------------------
 
     def _receive_piece(self, data: bytes) -> bytes:
-        if self._skipping:
-            self._skip_tail = data[-1:]
-            return b""
         piece = bytes(self._pending) + data if self._pending else data
         self._pending.clear()
         if _GOODBYE_START.startswith(piece):
             self._pending += piece  # puede ser la despedida: decide lo que llegue, o el silencio
             return b""
-        if self._is_too_long(piece, self._burst):
-            self._remember(piece)
-            return self._skip(piece)
         whole = _whole_characters(piece)
         self._pending += piece[whole:]
         return self._answer_piece(piece[:whole]) if whole else b""
 
     def _answer_piece(self, piece: bytes) -> bytes:
-        self._remember(piece)
-        self._burst += len(piece)
-        return self._answer(piece)
-
-    def _remember(self, piece: bytes) -> None:
         # Con un byte más que la despedida ya se sabe que la línea no puede serlo.
         self._answered = (self._answered + piece)[: len(_GOODBYE_START) + 1]
+        return self._answer(piece)
 
     def _held_goodbye(self) -> bool:
         return bool(self._pending) and _GOODBYE_START.startswith(self._pending)
@@ -185,8 +168,7 @@ class ServerProtocol:
         self._decided = True
         self.awaiting_silence = False
         answered, self._answered = self._answered, b""
-        burst, self._burst = self._burst, 0
-        if not answered or self._skipping:
+        if not answered:
             return self._receive_lines(data)
         # Parte de esta línea ya está respondida: lo que falta se responde como su continuación.
         end = data.index(b"\n") + 1
@@ -195,10 +177,7 @@ class ServerProtocol:
         goodbye = _GOODBYE_LINE.fullmatch(answered + line)
         if goodbye:
             return self._say_goodbye(goodbye[1])
-        # Si lo respondido acabó en el "\r" de este terminador, no contaba: un "\n" a solas nunca sobra.
-        fits = line == b"\n" or not self._is_too_long(line[:-1], burst)
-        reply = self._answer(line) if fits else self._error(TooLong(self._limit)) + _split_terminator(line)[1]
-        return reply + self._receive_lines(data[end:])
+        return self._answer(line) + self._receive_lines(data[end:])
 
     # -- líneas ---------------------------------------------------------------------------------------------
 
@@ -230,10 +209,10 @@ class ServerProtocol:
 
     # -- mensajes demasiado largos --------------------------------------------------------------------------
 
-    def _is_too_long(self, body: bytes | bytearray, before: int = 0) -> bool:
-        """Si ``body`` (lo que hay antes de un ``\\n``) pasa del máximo, con ``before`` bytes ya respondidos del
-        mismo mensaje. Un ``\\r`` al final no cuenta: es, o puede ser, del terminador."""
-        return before + len(body) - body.endswith(b"\r") > self._limit
+    def _is_too_long(self, body: bytes | bytearray) -> bool:
+        """Si ``body`` (lo que hay antes de un ``\\n``) pasa del máximo. Un ``\\r`` al final no cuenta: es, o puede ser,
+        del terminador."""
+        return len(body) - body.endswith(b"\r") > self._limit
 
     def _skip(self, start: bytes | bytearray) -> bytes:
         """Responde el error en cuanto se sabe y tira el resto del mensaje, que ya no ocupa memoria."""

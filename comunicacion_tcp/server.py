@@ -85,6 +85,7 @@ class Connection(asyncio.Protocol):
         "_deadline",
         "_heard",
         "_last_data",
+        "_last_resort",
         "_owed",
         "_peer",
         "_peer_ended",
@@ -98,7 +99,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self._conversation = ServerProtocol(server.service, server.limits)
+        self._conversation = ServerProtocol(server.service, server.limits, lines_only=server.lines_only)
         self._peer: Peer = ("?", 0)
         self._peer_ended = False
         self._timer: asyncio.TimerHandle | None = None  # el del silencio o, despidiéndose, el del cierre
@@ -107,6 +108,7 @@ class Connection(asyncio.Protocol):
         self._owed = 0  # bytes sin entregar la última vez que se miró
         self._heard = False  # si desde entonces ha llegado algo
         self._deadline = 0.0  # hora en que se deja de esperar
+        self._last_resort = 0.0  # y esta, aunque el cliente no calle
         self._stopping = False  # si es el servidor quien se va
 
     # -- lo que avisa asyncio -------------------------------------------------------------------------------
@@ -116,7 +118,7 @@ class Connection(asyncio.Protocol):
         # A quien no lee lo que se le responde no se le lee más: ya tiene lleno el búfer del sistema (megabytes), y
         # desde Python 3.12 cada escritura que asyncio guarda le cuesta recorrer todas las guardadas antes.
         self._transport.set_write_buffer_limits(high=0)
-        # None si el cliente ya se fue: asyncio no llegó a preguntar quién era.
+        # Sin nombre, si el cliente se fue antes de que el sistema lo diera.
         self._peer = (transport.get_extra_info("peername") or self._peer)[:2]
         if not self._server.admit(self):
             self._conversation.ended = True
@@ -172,14 +174,14 @@ class Connection(asyncio.Protocol):
     # -- lo que pide el servidor ----------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """Se detiene el servidor: lo recibido ya está respondido; se entrega y se cierra."""
+        """Se detiene el servidor: lo leído ya está respondido; se entrega y se cierra."""
         self._stopping = True
         if not self._conversation.ended:
             reply = self._conversation.receive_silence()
             if reply:
                 self._transport.write(reply)
             self._conversation.ended = True
-            self._finish()
+            self._after_input()
 
     def cut(self) -> None:
         """Se corta ya, con lo que quede sin entregar."""
@@ -231,7 +233,9 @@ class Connection(asyncio.Protocol):
         self._transport.resume_reading()
         self._owed = self._transport.get_write_buffer_size()
         limits = self._server.limits
-        self._deadline = self._server.loop.time() + (limits.drain if self._owed else limits.linger)
+        now = self._server.loop.time()
+        self._deadline = now + (limits.drain if self._owed else limits.linger)
+        self._last_resort = now + limits.drain
         self._timer = self._server.loop.call_later(limits.linger_quiet, self._check_closing)
 
     def _check_closing(self) -> None:
@@ -241,6 +245,10 @@ class Connection(asyncio.Protocol):
         if owed < self._owed:  # avanza: el plazo vuelve a empezar, y el de tirar entrada cuando ya no falte nada
             self._owed = owed
             self._deadline = now + (limits.drain if owed else limits.linger)
+            self._last_resort = now + limits.drain
+        elif self._heard and not owed and now < self._last_resort:
+            # Sigue hablando, y quizá no ha leído aún lo que le dio el sistema: un RST se lo quitaría.
+            self._deadline = now + limits.linger
         elif now >= self._deadline or (self._stopping and not owed and not self._heard):
             if owed:
                 self.cut()
@@ -266,7 +274,8 @@ class Server:
 
     ``service``: un ``Service`` o una función ``str -> str``. ``host`` y ``port``: dónde escuchar (un nombre puede ser
     varias direcciones; el puerto 0 toma uno libre, el mismo en todas; ``ValueError`` fuera de 0 a 65535). ``observer``:
-    a quién se le cuenta lo que pasa.
+    a quién se le cuenta lo que pasa. ``lines_only``: si solo se atiende por líneas; por defecto, cuando el servicio no
+    trabaja carácter a carácter.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -279,7 +288,9 @@ class Server:
         *,
         limits: Limits = DEFAULT_LIMITS,
         observer: Observer | None = None,
+        lines_only: bool | None = None,
     ) -> None:
+        self.lines_only = lines_only
         self.service = as_service(service)
         self.limits = limits
         self.observer = observer or Observer()
@@ -387,7 +398,10 @@ def open_listeners(host: str, port: int, backlog: int) -> list[socket.socket]:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError) as error:
         raise UnknownHost(address, error) from error
-    places = list(dict.fromkeys((family, place) for family, _, _, _, place in found))
+    # Sin repetidas, y primero las de IPv4: son las que una persona espera leer.
+    places = sorted(
+        dict.fromkeys((family, place) for family, _, _, _, place in found), key=lambda found: found[0] != socket.AF_INET
+    )
     for attempt in range(1, _PORT_ATTEMPTS + 1):
         try:
             return _open_all(places, address, backlog)

@@ -335,6 +335,26 @@ def test_no_way_there(monkeypatch: pytest.MonkeyPatch, cause: OSError, kind: typ
     assert caught.value.address == "[2001:db8::1]:5000"
 
 
+def test_each_address_is_tried_ipv4_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    connect, resolve = socket.create_connection, socket.getaddrinfo
+    tried: list[str] = []
+
+    def resolve_three(host: str, port: int, *args: int, **options: int) -> list[object]:
+        hosts = ["::1", "127.0.0.9", "127.0.0.1"] if host == "tres.example" else [host]
+        return [found for name in hosts for found in resolve(name, port, *args, **options)]
+
+    def note(place: tuple[str, int], timeout: float) -> socket.socket:
+        tried.append(place[0])
+        return connect(place, timeout)
+
+    with served() as running:
+        monkeypatch.setattr(socket, "getaddrinfo", resolve_three)
+        monkeypatch.setattr(socket, "create_connection", note)
+        with Client("tres.example", running.port) as client:
+            assert client.send("hola") == "HOLA"
+    assert tried == ["127.0.0.9", "127.0.0.1"]
+
+
 def test_a_server_that_cuts_right_after_accepting(monkeypatch: pytest.MonkeyPatch) -> None:
     # Según lo pronto que llegue el RST, lo nota ya el primer uso del socket.
     monkeypatch.setattr(socket, "create_connection", lambda *args: socket.socket())

@@ -7,12 +7,14 @@ import sys
 
 import pytest
 
+from comunicacion_tcp.limits import Limits
 from comunicacion_tcp.protocol import ServerProtocol
 
 from .support.examples import ROOT, Conversation, blocks, documented_conversations
 from .support.model import EOF, SILENCE
 from .support.ports import default_port
-from .support.programs import SERVER, Program, run, running_server
+from .support.programs import SERVER, Program, run
+from .support.serving import served
 from .support.sockets import connect, receive, receive_all
 from .support.tools import need
 
@@ -42,9 +44,10 @@ def test_protocol_examples_against_the_core(example: Conversation) -> None:
 
 
 def test_protocol_examples_against_a_real_server() -> None:
-    with running_server() as (_, port):
+    # Con un silencio más largo que el de verdad: una máquina ocupada puede tardar 20 ms entre dos envíos seguidos.
+    with served(limits=Limits(goodbye_silence=0.5)) as running:
         for example in CONVERSATIONS:
-            with connect(port) as sock:
+            with connect(running.port) as sock:
                 for turn in example.turns:
                     for step in turn.sent:
                         if step == EOF:

@@ -66,6 +66,6 @@ def test_two_hundred_conversations_at_once(style: object) -> None:
 
     with running_server() as (server, port):
         asyncio.run(everyone(port))
-        assert server.output.count("Conexión aceptada de") == CLIENTS
         server.wait_for("Mensaje de desconexión recibido. Cerrando la conexión.\n", times=CLIENTS)
+        assert server.output.count("Conexión aceptada de") == CLIENTS
         assert server.errors == ""

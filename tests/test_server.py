@@ -281,7 +281,7 @@ def resolving_to(monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:
 
 
 def test_a_name_with_two_addresses_listens_on_both_on_the_same_port(monkeypatch: pytest.MonkeyPatch) -> None:
-    resolving_to(monkeypatch, "127.0.0.1", "127.0.0.2", "127.0.0.1")
+    resolving_to(monkeypatch, "127.0.0.1", "127.0.0.2", "127.0.0.1")  # repetida, como en algunos /etc/hosts
     listeners = open_listeners("dos.example", 0, 1)
     places = [sock.getsockname() for sock in listeners]
     for sock in listeners:
@@ -297,6 +297,19 @@ def test_an_ipv6_listener_leaves_ipv4_alone() -> None:
         pytest.skip("esta máquina no tiene IPv6")
     with sock:
         assert sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 1
+
+
+def test_ipv4_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[socket.AddressFamily] = []
+
+    def note(places: list[tuple[socket.AddressFamily, object]], *rest: object) -> list[socket.socket]:
+        seen.extend(family for family, _ in places)
+        return []
+
+    monkeypatch.setattr(module, "_open_all", note)
+    resolving_to(monkeypatch, "::1", "127.0.0.1")
+    open_listeners("localhost", 5000, 1)
+    assert seen == [socket.AF_INET, socket.AF_INET6]
 
 
 def test_an_absent_family_is_not_an_error_while_there_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -412,6 +425,37 @@ def test_delivering_lasts_while_the_client_advances() -> None:
     loop.advance(1.2)
     assert wire.state == "cortado"
     assert recorder.names == ["accepted", "said_goodbye", "undelivered"]
+
+
+def test_lingering_lasts_while_the_client_talks_but_not_for_ever() -> None:
+    connection, wire, loop, _ = fake_connection()
+    connection.data_received(b"DESCONEXION\n")
+    for _ in range(90):
+        loop.advance(0.1)
+        connection.data_received(b"basura\n")
+    assert wire.state == "FIN enviado"
+    for _ in range(40):
+        loop.advance(0.1)
+        if wire.state == "FIN enviado":
+            connection.data_received(b"basura\n")
+    assert wire.state == "cerrado"
+
+
+def test_a_goodbye_still_held_when_the_server_stops_is_a_goodbye() -> None:
+    connection, wire, _, recorder = fake_connection()
+    connection.data_received(b"DESCONEXION")
+    connection.drain()
+    assert wire.written == BYE
+    assert recorder.names == ["accepted", "said_goodbye"]
+
+
+def test_lines_only_is_the_choice_of_whoever_runs_it() -> None:
+    with served() as running:
+        running.server.lines_only = True
+        with connect(running.port) as sock:
+            sock.sendall(b"hola")
+            sock.sendall(b" mundo\n")
+            assert receive(sock, 11) == b"HOLA MUNDO\n"
 
 
 def test_lingering_starts_when_everything_is_delivered() -> None:

@@ -56,7 +56,7 @@ class _Reporter(Observer):
     def bad_message(self, peer: Peer, bad: BadMessage) -> None:
         cause = bad.__cause__ if isinstance(bad, ServiceFailed) else None
         detail = f" ({type(cause).__name__}: {escape(str(cause))})" if cause else ""
-        _tell(f"Mensaje sin respuesta de {peer}: {bad}{detail}.")
+        _tell(f"Mensaje erróneo de {peer}: {bad}{detail}.")
 
     def undelivered(self, peer: Peer) -> None:
         _tell(f"Conexión cortada con {peer}: quedaban respuestas que no había leído.")

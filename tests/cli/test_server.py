@@ -97,8 +97,8 @@ def test_each_thing_that_happens_is_one_escaped_line(capsys: pytest.CaptureFixtu
         "El cliente ('192.0.2.7', 4000) se fue sin despedirse. Cerrando la conexión.",
         "Se perdió la conexión con ('192.0.2.7', 4000): el otro extremo la cortó.",
         "Conexión rechazada de ('192.0.2.7', 4000): el servidor está completo.",
-        "Mensaje sin respuesta de ('192.0.2.7', 4000): el mensaje pasa de 5 bytes.",
-        "Mensaje sin respuesta de ('192.0.2.7', 4000): el servicio falló con este mensaje "
+        "Mensaje erróneo de ('192.0.2.7', 4000): el mensaje pasa de 5 bytes.",
+        "Mensaje erróneo de ('192.0.2.7', 4000): el servicio falló con este mensaje "
         r"(ValueError: a\x1b[2J\nb).",
         "Conexión cortada con ('192.0.2.7', 4000): quedaban respuestas que no había leído.",
     ]
@@ -208,8 +208,8 @@ def test_each_way_of_leaving_is_one_line() -> None:
             sock.sendall(b"\x1b[2J\xff\n")
             error = "ERROR: el mensaje no es UTF-8 válido\n".encode()
             assert receive(sock, len(error)) == error
-            server.wait_for(f"Mensaje sin respuesta de {bad}: el mensaje no es UTF-8 válido.\n")
-        assert len(server.output.splitlines()) == 7
+            server.wait_for(f"Mensaje erróneo de {bad}: el mensaje no es UTF-8 válido.\n")
+            assert len(server.output.splitlines()) == 7
         assert server.errors == ""
         assert "\x1b" not in server.output
 

@@ -1,6 +1,6 @@
 """El modelo de referencia: qué debe responder el servidor, escrito para leerlo y no para que sea rápido.
 
-No comparte nada con ``protocol.py``: si los dos coinciden con cualquier entrada, es que la norma se entiende igual
+No comparte código con ``protocol.py``: si los dos coinciden con cualquier entrada, es que la norma se entiende igual
 dos veces. Un paso es un trozo de bytes, ``SILENCE`` (20 ms callado) o ``EOF`` (fin de la entrada).
 """
 
@@ -53,42 +53,36 @@ def answer_lines(stream: bytes, limit: int) -> bytes:
 def answer_steps(steps: Iterable[Step], limit: int) -> bytes:
     """Lo que responde una conversación por decidir a estos pasos, en este orden."""
     reply = line = held = b""  # line: la primera línea hasta aquí; held: su final, aún sin responder
-    burst, skipping = 0, False  # burst: bytes respondidos sin silencios en medio
     steps = iter(steps)
     for step in steps:
         if step == EOF:
-            return reply + (FAREWELL if GOODBYE in (held, line) else answer(held))
+            return reply + (FAREWELL if GOODBYE in (held, line) else answer_lines(held, limit))
+        if step == SILENCE and held == GOODBYE:
+            return reply + FAREWELL
+        if step == SILENCE and (GOODBYE + b"\r").startswith(held):
+            reply, held = reply + answer_lines(held, limit), b""
         if step == SILENCE:
-            burst, skipping = 0, False
-            if held == GOODBYE:
-                return reply + FAREWELL
-            if (GOODBYE + b"\r").startswith(held):
-                reply, held = reply + answer(held), b""
             continue
         assert isinstance(step, bytes)
         piece, newline, after = step.partition(b"\n")
         line, rest = line + piece, held + piece
-        message, terminator = split_terminator(rest + newline)
         if newline:  # decidida: lo que venga detrás es una conversación de líneas
-            whole, end = split_terminator(line + newline)
+            whole, terminator = split_terminator(line + newline)
             if whole == GOODBYE:
-                return reply + FAREWELL + end
-            if skipping:
-                reply += end
-            elif rest and burst + len(message) > limit:
-                reply += too_long(limit) + terminator
-            else:
-                reply += answer(message) + terminator
+                return reply + FAREWELL + terminator
+            # Lo que quede de esta línea es su continuación, no una línea que pudiera ser la despedida.
+            body, end = split_terminator(rest + newline)
+            size = len(body)
+            reply += (too_long(limit) if size > limit else answer(body)) + end
             return reply + answer_lines(after + b"".join(s for s in steps if isinstance(s, bytes)), limit)
         held = b""
-        if (GOODBYE + b"\r").startswith(rest) and not skipping:
+        if (GOODBYE + b"\r").startswith(rest):
             held = rest
-        elif burst + len(rest) - rest.endswith(b"\r") > limit and not skipping:
-            reply, skipping = reply + too_long(limit), True
-        elif not skipping:
+        else:
             decoder = codecs.getincrementaldecoder("utf-8")("ignore")
             decoder.decode(rest)
             held = decoder.getstate()[0]
             done = rest[: len(rest) - len(held)]
-            reply, burst = reply + answer(done), burst + len(done)
+            size = len(done) - done.endswith(b"\r")
+            reply += too_long(limit) if size > limit else answer(done)
     return reply
