@@ -21,8 +21,8 @@ class Limits:
     """Bytes de un mensaje sin su terminador. Un texto de persona no llega; un fichero pegado por error, sí."""
 
     goodbye_silence: float = 0.020
-    """Silencio que termina un mensaje sin terminador. Diez veces lo que tardan dos segmentos seguidos en
-    una red local; por debajo de lo que una persona nota."""
+    """Silencio tras el que un cliente sin terminador ya no va a completar una despedida empezada. Muchas veces lo que
+    separa dos segmentos seguidos (en una red local, menos de 1 ms); por debajo de lo que una persona nota (100 ms)."""
 
     reply_silence: float = 0.5
     """Lo que el cliente espera, callado el servidor, antes de dar por entera una respuesta sin terminador.
@@ -35,7 +35,7 @@ class Limits:
     """Sin recibir nada de una respuesta debida. Un servicio lento (una consulta) tarda segundos, no medio minuto."""
 
     max_connections: int = 10_000
-    """Conversaciones a la vez. El problema C10K: un proceso de Python las lleva, el doble ya no."""
+    """Conversaciones a la vez: el problema C10K. Cada una es también un descriptor, y suele haber menos."""
 
     backlog: int = 256
     """Cola del sistema de conexiones por aceptar: 200 clientes de golpe caben."""

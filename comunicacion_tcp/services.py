@@ -41,7 +41,8 @@ def as_service(service: Service | Callable[[str], str]) -> Service:
 
 
 def _uppercase_block(block: bytes) -> bytes:
-    # bytes.upper() solo conoce ASCII, pero ahí es ocho veces más rápido que ir y volver de str.
+    # bytes.upper() solo conoce ASCII, y ahí ahorra ir y volver de str: 70 ns en vez de 101 con un mensaje de 32 bytes
+    # (python3 -m timeit, Python 3.11).
     return block.upper() if block.isascii() else block.decode().upper().encode()
 
 
