@@ -30,7 +30,7 @@ from .servers import HERE, Competitor, competitors, compile_c
 from .works import WORKS, Work
 
 IDLE = 10_000  # conexiones calladas en la medida de memoria: el problema C10K
-SETTLE = 10.0  # segundos como mucho para que un servidor acepte todas las calladas
+SETTLE = 60.0  # segundos como mucho para que un servidor acepte todas las calladas
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,8 @@ class Limits:
     max_connections: int = 10_000
     """Conversaciones a la vez: el problema C10K. Cada una es también un descriptor, y suele haber menos."""
 
-    backlog: int = 256
-    """Cola del sistema de conexiones por aceptar: 200 clientes de golpe caben."""
+    backlog: int = 1024
+    """Cola del sistema de conexiones por aceptar. Si se llena, quien llega espera 1 s a que TCP reintente."""
 
     linger: float = 2.0
     """Tras nuestro FIN se lee y se tira lo que llegue hasta que el cliente calle este tiempo (y como mucho ``drain``):
