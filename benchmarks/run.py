@@ -78,6 +78,7 @@ def serving(server: Competitor, cpus: tuple[int, int]) -> Iterator[tuple[int, in
     """El servidor en marcha en su procesador: ``(pid, puerto)``. Al acabar lo para a él y a nadie más."""
     command = ["taskset", "-c", str(cpus[0]), *server.command]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
+    drain = None
     try:
         assert process.stdout
         line = process.stdout.readline().decode()
@@ -93,12 +94,15 @@ def serving(server: Competitor, cpus: tuple[int, int]) -> Iterator[tuple[int, in
         process.wait()
         if process.stdout:
             process.stdout.close()
-        drain.wait()
+        if drain:
+            drain.wait()
 
 
-def measure(server: Competitor, work: Work, load: Path, folder: Path, seconds: float, cpus: tuple[int, int]) -> Sample:
+def measure(
+    server: Competitor, work: Work, load: Path, cargo: tuple[Path, int, int], seconds: float, cpus: tuple[int, int]
+) -> Sample:
     """Una ronda de un trabajo contra un servidor. Error: ``WrongReply`` si una respuesta no es la debida."""
-    path, sent, received = work.write(folder)
+    path, sent, received = cargo
     with serving(server, cpus) as (pid, port):
         command = ["taskset", "-c", str(cpus[1]), str(load), str(port), str(work.connections), str(sent), str(received)]
         command += [str(path), str(seconds), *(["cada-vez"] if work.churn else [])]
@@ -186,13 +190,14 @@ def main() -> int:
         for work in (work for work in WORKS if work.key in wanted):
             table = samples.setdefault(work.key, {})
             failed: dict[str, str] = {}
+            cargo = work.write(folder)
             for number in range(options.rondas):
                 for server in present:
                     if (work.bare and not server.bare) or server.name in failed:
                         continue
                     _progress(f"{work.title}: ronda {number + 1} de {options.rondas}, {server.name}")
                     try:
-                        sample = measure(server, work, load, folder, options.segundos, cpus)
+                        sample = measure(server, work, load, cargo, options.segundos, cpus)
                     except WrongReply as error:
                         if "comunicacion" in server.name or server is present[0]:
                             raise

@@ -233,7 +233,7 @@ class ServerProtocol:
 
     def _answer(self, block: bytes) -> bytes:
         """Las respuestas a un bloque de mensajes, cada una con el terminador del suyo (el último quizá sin él)."""
-        if self._service.block and (len(block) <= self._limit or _longest_line(block) <= self._limit):
+        if self._service.block and (len(block) <= self._limit or not any(map(self._is_too_long, block.split(b"\n")))):
             reply = _try_block(self._service.block, block)
             if reply is not None:
                 return reply
@@ -392,10 +392,6 @@ def _whole_characters(piece: bytes) -> int:
     """Cuántos bytes de ``piece`` no son el principio de un carácter por acabar (los inválidos no lo son)."""
     tail = piece[-_WORST_TAIL:]
     return len(piece) - len(tail) + codecs.utf_8_decode(tail, "ignore", False)[1]
-
-
-def _longest_line(block: bytes) -> int:
-    return max(len(line) - line.endswith(b"\r") for line in block.split(b"\n"))
 
 
 def _readable(reply: bytes) -> str:

@@ -14,27 +14,15 @@ import pytest
 
 from comunicacion_tcp.limits import Limits
 
-from ..support.programs import CLIENT, PROMPT, Program, environment, run, running_server
+from ..support.programs import CLIENT, PROMPT, SILENT, Program, environment, fails, run, running_server
 from ..support.serving import served
 from ..support.sockets import connect, foreign_server, free_port, receive_all, reset
 from ..support.waiting import wait_until
-
-SILENT = re.compile("Traceback|Exception", re.IGNORECASE)
 
 
 def to(port: int, *options: str) -> list[str]:
     """El cliente hacia un puerto de esta máquina."""
     return [*CLIENT, "--host", "127.0.0.1", "--puerto", str(port), *options]
-
-
-def fails(done: subprocess.CompletedProcess[bytes], code: int, *words: str) -> None:
-    """Acabó con ``code`` y una sola línea de error que lo explica."""
-    errors = done.stderr.decode()
-    assert done.returncode == code
-    assert len(errors.splitlines()) == 1
-    assert not SILENT.search(errors + done.stdout.decode())
-    for word in words:
-        assert word in errors
 
 
 def test_nobody_listens() -> None:

@@ -16,6 +16,7 @@ from .waiting import PATIENCE, wait_until
 
 SERVER = [sys.executable, str(ROOT / "Servidor_TCP.py")]
 CLIENT = [sys.executable, str(ROOT / "Cliente_TCP.py")]
+SILENT = re.compile("Traceback|Exception", re.IGNORECASE)  # lo que una persona no debe leer nunca
 PROMPT = "Ingresa un mensaje (o 'DESCONEXION' para salir): "
 
 
@@ -103,6 +104,14 @@ class Program:
         """Espera a que ``text`` esté en la salida, ``times`` veces."""
         wait_until(lambda: self.output.count(text) >= times, f"que diga {text!r}; dijo {self.output!r} {self.errors!r}")
 
+    @property
+    def port(self) -> int:
+        """El puerto en que dijo que escucha; espera a que lo diga."""
+        self.wait_for("...\n" if self._master < 0 else "...\r\n")
+        match = re.match(r"Servidor escuchando en .*:(\d+)\.\.\.", self.output)
+        assert match, self.output
+        return int(match[1])
+
     def type(self, text: str) -> None:
         """Teclea ``text`` (o lo escribe en su tubería)."""
         data = text.encode(self._encoding)
@@ -153,10 +162,7 @@ def running_server(
 ) -> Iterator[tuple[Program, int]]:
     """El servidor de verdad en un puerto libre: ``(programa, puerto)``. Al acabar lo para."""
     with Program([*SERVER, "--puerto", "0", *options], terminal=terminal, env=env) as program:
-        program.wait_for("...")
-        match = re.match(r"Servidor escuchando en .*:(\d+)\.\.\.", program.output)
-        assert match, program.output
-        yield program, int(match[1])
+        yield program, program.port
 
 
 def run(
@@ -165,3 +171,13 @@ def run(
     """Ejecuta ``command`` hasta el final con ``entry`` por su entrada."""
     data = entry.encode() if isinstance(entry, str) else entry
     return subprocess.run(command, input=data, capture_output=True, timeout=PATIENCE, cwd=ROOT, env=environment(env))
+
+
+def fails(done: subprocess.CompletedProcess[bytes], code: int, *words: str) -> None:
+    """Acabó con ``code`` y una sola línea de error, que lo explica con esas palabras y no es un traceback."""
+    errors = done.stderr.decode()
+    assert done.returncode == code
+    assert len(errors.splitlines()) == 1
+    assert not SILENT.search(errors + done.stdout.decode())
+    for word in words:
+        assert word in errors
