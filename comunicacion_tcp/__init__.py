@@ -9,6 +9,7 @@ El mapa de la casa; los imports van solo hacia abajo (lo vigila ``tests/test_arc
     protocol      PURO: entran bytes y salen bytes; ni sockets, ni reloj, ni asyncio
     services      qué se responde: mayúsculas, o cualquier función str -> str
     limits        todos los límites y plazos, cada uno con su razón
+    records       valores inmutables hechos de campos, lo justo para no cargar dataclasses
     errors        el árbol de errores
 
 Este fichero no contiene nada más que el mapa, los nombres públicos y la pregunta por la versión de Python: por eso

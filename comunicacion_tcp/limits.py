@@ -5,13 +5,12 @@ Aquí no se aplica ninguno: los aplican ``protocol.py`` (tamaños), ``server.py`
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from .records import Record
 
 MIB = 1024 * 1024
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(Record):
     """Los límites de un servidor o de un cliente. Tamaños en bytes, plazos en segundos.
 
     Errores: ``ValueError`` si alguno no está entre 0 y ``LARGEST``, o si ``max_message`` no deja sitio a la despedida.
@@ -53,10 +52,10 @@ class Limits:
     """Para entregar lo debido a quien no lo lee (al despedirse o al detener el servidor): lo que docker espera
     antes de matar un proceso (systemd, 90 s)."""
 
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            if not 0 < getattr(self, field.name) <= LARGEST:  # así tampoco pasa un NaN
-                raise ValueError(f"{field.name} debe ser mayor que cero y como mucho {LARGEST}")
+    def check(self) -> None:
+        for field in self.fields():
+            if not 0 < getattr(self, field) <= LARGEST:  # así tampoco pasa un NaN
+                raise ValueError(f"{field} debe ser mayor que cero y como mucho {LARGEST}")
         if self.max_message < MIN_MESSAGE:
             raise ValueError(f"max_message debe ser {MIN_MESSAGE} o más, para que quepa DESCONEXION")
 

@@ -44,7 +44,7 @@ GOODBYE = "DESCONEXION"
 FAREWELL = "Conexión cerrada"
 
 _GOODBYE = GOODBYE.encode()
-_GOODBYE_LINE = re.compile(rb"^" + _GOODBYE + rb"(\r?\n)", re.MULTILINE)
+_GOODBYE_LINE = rb"(?m)^" + _GOODBYE + rb"(\r?\n)"  # sin compilar: el cliente no la usa, y re la recuerda
 _GOODBYE_START = _GOODBYE + b"\r"  # lo que puede preceder al "\n" de una línea de despedida
 _FEW_BYTES = 512  # un bloque así ya no se parte más: ir mensaje a mensaje cuesta lo que seguir partiendo
 _WORST_TAIL = 3  # un carácter UTF-8 sin acabar tiene como mucho 3 bytes (RFC 3629)
@@ -174,7 +174,7 @@ class ServerProtocol:
         end = data.index(b"\n") + 1
         line = bytes(self._pending) + data[:end]
         self._pending.clear()
-        goodbye = _GOODBYE_LINE.fullmatch(answered + line)
+        goodbye = re.fullmatch(_GOODBYE_LINE, answered + line)
         if goodbye:
             return self._say_goodbye(goodbye[1])
         return self._answer(line) + self._receive_lines(data[end:])
@@ -202,7 +202,7 @@ class ServerProtocol:
 
     def _answer_lines(self, block: bytes) -> bytes:
         # La búsqueda simple es mucho más rápida que la expresión, y casi nunca encuentra nada.
-        goodbye = _GOODBYE_LINE.search(block) if _GOODBYE in block else None
+        goodbye = re.search(_GOODBYE_LINE, block) if _GOODBYE in block else None
         if not goodbye:
             return self._answer(block)
         return self._answer(block[: goodbye.start()]) + self._say_goodbye(goodbye[1])

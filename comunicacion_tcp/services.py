@@ -6,11 +6,11 @@ Aquí no se parten bytes en mensajes ni se juzga lo que devuelve una función: e
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from .records import Record
 
 
-@dataclass(frozen=True)
-class Service:
+class Service(Record):
     """Lo que un servidor responde.
 
     ``function``: recibe un mensaje (``str`` sin ``\\n``) y devuelve su respuesta (``str`` sin ``\\n``).

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+import comunicacion_tcp.client as client_module
 from comunicacion_tcp.client import Client
 from comunicacion_tcp.errors import (
     ConnectionLost,
@@ -328,7 +329,7 @@ def test_no_way_there(monkeypatch: pytest.MonkeyPatch, cause: OSError, kind: typ
     def fail(*args: object) -> None:
         raise cause
 
-    monkeypatch.setattr(socket, "create_connection", fail)
+    monkeypatch.setattr(client_module, "_open_one", fail)
     with pytest.raises(NetworkError) as caught:
         Client("2001:db8::1", 5000).connect()
     assert type(caught.value) is kind
@@ -336,20 +337,20 @@ def test_no_way_there(monkeypatch: pytest.MonkeyPatch, cause: OSError, kind: typ
 
 
 def test_each_address_is_tried_ipv4_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    connect, resolve = socket.create_connection, socket.getaddrinfo
+    connect, resolve = client_module._open_one, socket.getaddrinfo
     tried: list[str] = []
 
-    def resolve_three(host: str, port: int, *args: int, **options: int) -> list[object]:
-        hosts = ["::1", "127.0.0.9", "127.0.0.1"] if host == "tres.example" else [host]
+    def resolve_three(host: bytes, port: int, *args: int, **options: int) -> list[object]:
+        hosts = ["::1", "127.0.0.9", "127.0.0.1"] if host == b"tres.example" else [host]
         return [found for name in hosts for found in resolve(name, port, *args, **options)]
 
-    def note(place: tuple[str, int], timeout: float) -> socket.socket:
+    def note(family: int, place: tuple[str, int], timeout: float) -> socket.socket:
         tried.append(place[0])
-        return connect(place, timeout)
+        return connect(family, place, timeout)
 
     with served() as running:
         monkeypatch.setattr(socket, "getaddrinfo", resolve_three)
-        monkeypatch.setattr(socket, "create_connection", note)
+        monkeypatch.setattr(client_module, "_open_one", note)
         with Client("tres.example", running.port) as client:
             assert client.send("hola") == "HOLA"
     assert tried == ["127.0.0.9", "127.0.0.1"]
@@ -357,7 +358,7 @@ def test_each_address_is_tried_ipv4_first(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_server_that_cuts_right_after_accepting(monkeypatch: pytest.MonkeyPatch) -> None:
     # Según lo pronto que llegue el RST, lo nota ya el primer uso del socket.
-    monkeypatch.setattr(socket, "create_connection", lambda *args: socket.socket())
+    monkeypatch.setattr(client_module, "_open_one", lambda *args: socket.socket())
     with pytest.raises(ConnectionLost):
         Client().connect()
 
@@ -367,7 +368,7 @@ def test_a_port_connected_to_itself_is_not_a_server(monkeypatch: pytest.MonkeyPa
     with socket.socket() as itself:
         itself.bind(("127.0.0.1", 0))
         itself.connect(itself.getsockname())
-        monkeypatch.setattr(socket, "create_connection", lambda *args: itself)
+        monkeypatch.setattr(client_module, "_open_one", lambda *args: itself)
         with pytest.raises(ServerNotRunning):
             talk(itself.getsockname()[1]).connect()
 

@@ -8,28 +8,34 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable
-from typing import NoReturn
 
 from .. import __version__
 
+TYPE_CHECKING = False  # como la de typing, sin pagar su importación
+if TYPE_CHECKING:
+    from typing import NoReturn
+
 # Lo que dice argparse, y cómo se dice aquí. Lo que no esté en la tabla sale como venga: mejor que nada.
+# Sin compilar: solo hacen falta cuando alguien se equivoca.
 _ERRORS = (
-    (re.compile(r"unrecognized arguments: (.*)", re.DOTALL), r"no se entiende «\1»"),
-    (re.compile(r"argument (\S+): expected one argument"), r"\1 necesita un valor"),
-    (re.compile(r"argument (\S+): ignored explicit argument .*", re.DOTALL), r"\1 no lleva valor"),
-    (re.compile(r"argument (\S+): (.*)", re.DOTALL), r"\1 \2"),
+    (r"unrecognized arguments: ((?s:.*))", r"no se entiende «\1»"),
+    (r"argument (\S+): expected one argument", r"\1 necesita un valor"),
+    (r"argument (\S+): ignored explicit argument (?s:.*)", r"\1 no lleva valor"),
+    (r"argument (\S+): ((?s:.*))", r"\1 \2"),
 )
 
 
 class SpanishParser(argparse.ArgumentParser):
     """Un ``ArgumentParser`` que ayuda y se queja en español. Un error de uso acaba el programa con código 2."""
 
+    _width = 80  # hasta que haya algo que enseñar; sin él, argparse carga shutil ya al declarar la primera opción
+
     def __init__(self, prog: str | None, description: str, epilog: str) -> None:
         super().__init__(
             prog=prog,
             description=description,
             epilog=epilog,
-            formatter_class=_SpanishFormatter,
+            formatter_class=lambda prog: _SpanishFormatter(prog, width=self._width),
             add_help=False,
             allow_abbrev=False,
         )
@@ -42,9 +48,15 @@ class SpanishParser(argparse.ArgumentParser):
             help="muestra la versión y termina",
         )
 
+    def format_help(self) -> str:
+        import shutil  # y con él zlib, bz2 y lzma: 3 ms que solo paga quien pide ayuda
+
+        self._width = shutil.get_terminal_size().columns - 2  # los dos que deja argparse a la derecha
+        return super().format_help()
+
     def error(self, message: str) -> NoReturn:
         for pattern, spanish in _ERRORS:
-            if match := pattern.fullmatch(message):
+            if match := re.fullmatch(pattern, message):
                 message = match.expand(spanish)
                 break
         self.exit(2, f"{self.prog}: {message}. Las opciones se ven con --help.\n")

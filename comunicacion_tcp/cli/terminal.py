@@ -10,17 +10,21 @@ import os
 import re
 import signal
 import sys
-from typing import TextIO
+
+TYPE_CHECKING = False  # como la de typing, sin pagar su importación
+if TYPE_CHECKING:
+    from typing import TextIO
 
 # Lo que una terminal obedece en vez de mostrar: controles C0 (menos el tabulador) y C1, DEL, los separadores de
 # línea y párrafo de Unicode, las marcas de sentido de escritura (UAX #9: reordenan lo que se lee) y los sustitutos.
-_UNSAFE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNSAFE = "[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 _SHORT = {"\n": r"\n", "\r": r"\r", "\x00": r"\0"}
 
 
 def escape(text: str) -> str:
     """``text``, que viene de otro extremo, sin nada que una terminal pueda obedecer: ``\\x1b`` en vez de ESC."""
-    return _UNSAFE.sub(_escape_one, text)
+    # Casi todo texto es imprimible, y así la expresión, que tarda en compilarse, solo la paga quien la necesita.
+    return text if text.isprintable() else re.sub(_UNSAFE, _escape_one, text)
 
 
 def _escape_one(match: re.Match[str]) -> str:
