@@ -39,6 +39,10 @@ class Limits(Record):
     backlog: int = 1024
     """Cola del sistema de conexiones por aceptar. Si se llena, quien llega espera 1 s a que TCP reintente."""
 
+    accept_pause: float = 1.0
+    """Sin poder aceptar (no quedan descriptores), hasta volver a intentarlo: quien espera en cola apenas lo nota, y
+    una línea de queja por segundo aún se lee."""
+
     linger: float = 2.0
     """Tras nuestro FIN se lee y se tira lo que llegue hasta que el cliente calle este tiempo (y como mucho ``drain``):
     cerrar con entrada sin leer haría al núcleo mandar RST y perder la respuesta. Dos segundos son dos

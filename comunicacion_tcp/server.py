@@ -1,7 +1,7 @@
-"""El servidor sobre asyncio: acepta, pasa bytes entre cada socket y su ``ServerProtocol``, y sabe cerrar.
+"""El servidor sobre asyncio: pasa bytes entre cada socket y su ``ServerProtocol``, y sabe cerrar.
 
-Aquí no se decide qué es un mensaje (``protocol.py``) ni qué se le dice a una persona: eso lo hace el ``Observer``
-que se le dé (``cli/server.py``).
+Aquí no se abre ningún puerto (``listener.py``), no se decide qué es un mensaje (``protocol.py``) ni qué se le dice a
+una persona: eso lo hace el ``Observer`` que se le dé (``cli/server.py``).
 
 La vida de una conexión: *conversando* → *despidiéndose* (enviado lo debido y nuestro FIN, se lee y se tira lo
 que llegue) → *cerrada*. Se pasa por el medio siempre: cerrar un socket con entrada sin leer hace que el núcleo
@@ -12,23 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import os
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, cast
+from typing import cast
 
-from .errors import (
-    AddressInUse,
-    AddressNotOurs,
-    BadMessage,
-    NetworkError,
-    PortNotAllowed,
-    UnknownHost,
-    format_address,
-)
+from .errors import BadMessage
 from .limits import DEFAULT_LIMITS, Limits
+from .listener import Listener, open_sockets
 from .protocol import ServerProtocol
 from .services import Service, as_service, uppercase
 
@@ -37,17 +28,9 @@ Peer = tuple[str, int]
 
 _FULL = "ERROR: el servidor está completo; inténtalo más tarde\n"
 _READ_SIZE = 64 * 1024  # bytes por lectura: lo que un socket suele tener listo; la mitad del umbral de glibc
-_PORT_ATTEMPTS = 8  # veces que se busca un puerto libre en todas las direcciones a la vez: dos suelen bastar
-# Antes de detenerse se acepta y se lee lo que ya estaba en los sockets, contado en vueltas del bucle de asyncio:
-_TURNS_TO_ACCEPT = 2  # en la segunda ya ha aceptado lo que hubiera en cola
-_TURNS_TO_READ = 5  # crear el transporte, presentarlo, empezar a leer, leer; y una de sobra
-_BIND_ERRORS: dict[int, type[NetworkError]] = {
-    errno.EADDRINUSE: AddressInUse,
-    errno.EACCES: PortNotAllowed,
-    errno.EPERM: PortNotAllowed,
-    errno.EADDRNOTAVAIL: AddressNotOurs,
-}
-_ABSENT = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}  # esa familia de direcciones no existe en esta máquina
+# Antes de detenerse se lee lo que ya estaba en los sockets, contado en vueltas del bucle de asyncio: crear el
+# transporte, presentarlo, empezar a leer, leer; y una de sobra.
+_TURNS_TO_READ = 5
 
 
 class Observer:
@@ -76,6 +59,9 @@ class Observer:
 
     def undelivered(self, peer: Peer) -> None:
         """El cliente no leyó a tiempo lo que se le debía, y se cortó."""
+
+    def cannot_accept(self, cause: OSError) -> None:
+        """No se pudo aceptar una conexión (sin descriptores, casi siempre); se volverá a intentar enseguida."""
 
 
 class Connection(asyncio.Protocol):
@@ -304,7 +290,8 @@ class Server:
             raise ValueError(f"port debe ser un número de 0 a 65535, no {port}")
         self._host = host
         self._port = port
-        self._listeners: list[asyncio.Server] = []
+        self._listeners: list[Listener] = []
+        self._handovers: set[asyncio.Task[None]] = set()
         self._connections: set[Connection] = set()
         self._refused: set[Connection] = set()
         self._all_gone = asyncio.Event()
@@ -313,7 +300,7 @@ class Server:
     @property
     def addresses(self) -> list[Peer]:
         """Las direcciones en que escucha: ``[(ip, puerto), ...]``; vacía antes de empezar y después de acabar."""
-        return [sock.getsockname()[:2] for listener in self._listeners for sock in listener.sockets]
+        return [listener.address for listener in self._listeners]
 
     @property
     def conversations(self) -> int:
@@ -326,23 +313,20 @@ class Server:
         Errores: ``UnknownHost``, ``AddressInUse``, ``PortNotAllowed``, ``AddressNotOurs`` o ``NetworkError``.
         """
         self.loop = asyncio.get_running_loop()
-        for sock in open_listeners(self._host, self._port, self.limits.backlog):
-            # asyncio llama backlog a dos cosas: la cola del sistema y cuántas acepta por despertar. Esto último, de
-            # una en una: sin descriptores, cada intento fallido deja otro aplazado, y con 256 se multiplican
-            # (medido: 17 000 por segundo al cabo de 30 s, en Python 3.12).
-            listener = await self.loop.create_server(lambda: Connection(self), sock=sock, backlog=1)
-            sock.listen(self.limits.backlog)
+        for sock in open_sockets(self._host, self._port, self.limits.backlog):
+            listener = Listener(sock, self._serve, self.observer.cannot_accept, self.limits.accept_pause)
             self._listeners.append(listener)
+            listener.start()
 
     async def drain(self) -> int:
         """Deja de aceptar, entrega lo debido y cierra. Devuelve cuántas conversaciones hubo que cortar porque el
         cliente no leyó lo suyo en ``limits.drain`` segundos (lo normal: 0)."""
         before = self._cut_count
-        await _turn_loop(_TURNS_TO_ACCEPT)
         for listener in self._listeners:
-            listener.close()
+            listener.close(self.limits.backlog)
         self._listeners.clear()
-        await _turn_loop(_TURNS_TO_READ)
+        for _ in range(_TURNS_TO_READ):
+            await asyncio.sleep(0)
         for connection in list(self._connections):
             connection.drain()
         if self._connections:
@@ -365,6 +349,19 @@ class Server:
     ) -> None:
         await self.drain()
 
+    # -- para Listener --------------------------------------------------------------------------------------
+
+    def _serve(self, sock: socket.socket) -> None:
+        task = self.loop.create_task(self._hand_over(sock))
+        self._handovers.add(task)  # asyncio solo guarda de las tareas una referencia débil
+        task.add_done_callback(self._handovers.discard)
+
+    async def _hand_over(self, sock: socket.socket) -> None:
+        try:
+            await self.loop.connect_accepted_socket(lambda: Connection(self), sock)
+        except OSError:  # el cliente cortó antes de que hubiera con quién hablar
+            sock.close()
+
     # -- para Connection ------------------------------------------------------------------------------------
 
     def admit(self, connection: Connection) -> bool:
@@ -386,73 +383,3 @@ class Server:
         self._refused.discard(connection)
         if not self._connections:
             self._all_gone.set()
-
-
-async def _turn_loop(times: int) -> None:
-    for _ in range(times):
-        await asyncio.sleep(0)
-
-
-def open_listeners(host: str, port: int, backlog: int) -> list[socket.socket]:
-    """Abre un socket a la escucha en cada dirección de ``host``, todos en el mismo puerto.
-
-    Una familia que la máquina no tiene (IPv6, a menudo) no es un error mientras quede otra. Errores: los de
-    ``Server.start``.
-    """
-    address = format_address(host, port)
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (socket.gaierror, UnicodeError) as error:
-        raise UnknownHost(address, error) from error
-    # Sin repetidas, y primero las de IPv4: son las que una persona espera leer.
-    places = sorted(
-        dict.fromkeys((family, place) for family, _, _, _, place in found), key=lambda found: found[0] != socket.AF_INET
-    )
-    for attempt in range(1, _PORT_ATTEMPTS + 1):
-        try:
-            return _open_all(places, address, backlog)
-        except AddressInUse:
-            # Con el puerto 0, el que el sistema dio en una dirección puede estar ocupado en la otra.
-            if port or attempt == _PORT_ATTEMPTS:
-                raise
-    raise AssertionError("el bucle de arriba siempre devuelve o lanza")
-
-
-def _open_all(places: Iterable[tuple[socket.AddressFamily, Any]], address: str, backlog: int) -> list[socket.socket]:
-    opened: list[socket.socket] = []
-    absent: OSError | None = None
-    try:
-        for family, place in places:
-            port = opened[0].getsockname()[1] if opened else place[1]
-            try:
-                opened.append(_open_one(family, (place[0], port, *place[2:]), backlog))
-            except OSError as error:
-                if error.errno not in _ABSENT:
-                    raise
-                absent = error
-        if not opened and absent:
-            raise absent
-    except OSError as error:
-        for sock in opened:
-            sock.close()
-        kind = _BIND_ERRORS.get(error.errno or 0, NetworkError)
-        raise kind(address, error) from error
-    return opened
-
-
-def _open_one(family: socket.AddressFamily, place: tuple[Any, ...], backlog: int) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        if os.name == "posix":
-            # Volver a escuchar enseguida, aunque queden conexiones viejas en TIME_WAIT. En Windows esta opción
-            # dejaría a dos programas compartir el puerto.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # IPv4 tiene su propio socket
-        sock.bind(place)
-        sock.listen(backlog)
-        sock.setblocking(False)
-    except OSError:
-        sock.close()
-        raise
-    return sock

@@ -9,14 +9,12 @@ import threading
 
 import pytest
 
-from comunicacion_tcp import server as module
-from comunicacion_tcp.errors import AddressInUse, AddressNotOurs, NetworkError, PortNotAllowed, UnknownHost
 from comunicacion_tcp.limits import Limits
-from comunicacion_tcp.server import Server, open_listeners
+from comunicacion_tcp.server import Server
 
 from .support.fakes import FakeTransport, fake_connection
 from .support.serving import served
-from .support.sockets import connect, free_port, receive, receive_all, reset
+from .support.sockets import connect, receive, receive_all, reset
 from .support.waiting import wait_until
 
 BYE = "Conexión cerrada".encode()
@@ -236,106 +234,6 @@ def reset_seen(sock: socket.socket) -> None:
 
 
 # -- dónde escuchar -----------------------------------------------------------------------------------------
-
-
-def test_a_busy_port() -> None:
-    with served() as running, pytest.raises(AddressInUse) as caught:
-        open_listeners("127.0.0.1", running.port, 1)
-    assert caught.value.address == f"127.0.0.1:{running.port}"
-
-
-def test_an_address_that_is_not_ours() -> None:
-    with pytest.raises(AddressNotOurs):
-        open_listeners("192.0.2.1", 0, 1)  # reservada para ejemplos (RFC 5737)
-
-
-@pytest.mark.parametrize("host", ["no-existe.invalid", "a" * 64 + ".invalid", "1.2.3.4.5"])
-def test_an_unknown_host(host: str) -> None:
-    with pytest.raises(UnknownHost):
-        open_listeners(host, 0, 1)
-
-
-@pytest.mark.parametrize(
-    ("cause", "kind"), [(PermissionError(13, "no"), PortNotAllowed), (OSError(5, "no"), NetworkError)]
-)
-def test_what_the_system_refuses(monkeypatch: pytest.MonkeyPatch, cause: OSError, kind: type) -> None:
-    def refuse(*args: object) -> None:
-        raise cause
-
-    monkeypatch.setattr(socket.socket, "bind", refuse)
-    with pytest.raises(NetworkError) as caught:
-        open_listeners("127.0.0.1", 1, 1)
-    assert type(caught.value) is kind
-    assert caught.value.cause is cause
-
-
-def resolving_to(monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:
-    """Hace que cualquier nombre se resuelva a ``hosts``."""
-    real = socket.getaddrinfo
-
-    def fake(host: str, port: int, **options: int) -> list[object]:
-        return [found for name in hosts for found in real(name, port, **options)]
-
-    monkeypatch.setattr(socket, "getaddrinfo", fake)
-
-
-def test_a_name_with_two_addresses_listens_on_both_on_the_same_port(monkeypatch: pytest.MonkeyPatch) -> None:
-    resolving_to(monkeypatch, "127.0.0.1", "127.0.0.2", "127.0.0.1")  # repetida, como en algunos /etc/hosts
-    listeners = open_listeners("dos.example", 0, 1)
-    places = [sock.getsockname() for sock in listeners]
-    for sock in listeners:
-        sock.close()
-    assert [host for host, _ in places] == ["127.0.0.1", "127.0.0.2"]
-    assert len({port for _, port in places}) == 1
-
-
-def test_an_ipv6_listener_leaves_ipv4_alone() -> None:
-    try:
-        (sock,) = open_listeners("::1", 0, 1)
-    except NetworkError:
-        pytest.skip("esta máquina no tiene IPv6")
-    with sock:
-        assert sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 1
-
-
-def test_ipv4_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[socket.AddressFamily] = []
-
-    def note(places: list[tuple[socket.AddressFamily, object]], *rest: object) -> list[socket.socket]:
-        seen.extend(family for family, _ in places)
-        return []
-
-    monkeypatch.setattr(module, "_open_all", note)
-    resolving_to(monkeypatch, "::1", "127.0.0.1")
-    open_listeners("localhost", 5000, 1)
-    assert seen == [socket.AF_INET, socket.AF_INET6]
-
-
-def test_an_absent_family_is_not_an_error_while_there_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    resolving_to(monkeypatch, "192.0.2.1", "127.0.0.1")
-    (sock,) = open_listeners("localhost", 0, 1)
-    assert sock.getsockname()[0] == "127.0.0.1"
-    sock.close()
-
-
-def test_a_free_port_taken_meanwhile_is_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = module._open_all
-    failures = [AddressInUse("x"), AddressInUse("x")]
-
-    def unlucky(*args: object) -> list[socket.socket]:
-        if failures:
-            raise failures.pop()
-        return real(*args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(module, "_open_all", unlucky)
-    (sock,) = open_listeners("127.0.0.1", 0, 1)
-    sock.close()
-    failures += [AddressInUse("x")] * 8
-    with pytest.raises(AddressInUse):
-        open_listeners("127.0.0.1", 0, 1)
-    failures[:] = [AddressInUse("x")]
-    with pytest.raises(AddressInUse):  # un puerto pedido no se busca: o ese o nada
-        open_listeners("127.0.0.1", free_port(), 1)
 
 
 # -- con red y reloj falsos ---------------------------------------------------------------------------------

@@ -35,31 +35,62 @@ código de salida:
 """
 
 
+class _Screen:
+    """Las líneas que ve quien opera, escritas de una vez en cada vuelta del bucle.
+
+    De una en una, las dos de cada cliente costaban la sexta parte de atenderlo (make bench, conectar y despedirse).
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._lines: list[str] = []
+
+    def tell(self, line: str) -> None:
+        """``line``, que se verá en cuanto acabe esta vuelta."""
+        if not self._lines:
+            self._loop.call_soon(self.flush)
+        self._lines.append(line)
+
+    def flush(self) -> None:
+        """Que se vea ya lo que falte."""
+        lines, self._lines = self._lines, []
+        # Con la salida rota (disco lleno, tubería cerrada) se sigue sirviendo.
+        with contextlib.suppress(OSError):
+            say("".join(f"{line}\n" for line in lines), end="")
+
+
 class _Reporter(Observer):
     """Lo que cuenta el servidor, como líneas de la terminal."""
 
+    def __init__(self, screen: _Screen, trouble: _Trouble) -> None:
+        self._tell = screen.tell
+        self._trouble = trouble
+
     def accepted(self, peer: Peer) -> None:
-        _tell(f"Conexión aceptada de {peer}")
+        self._tell(f"Conexión aceptada de {peer}")
 
     def said_goodbye(self, peer: Peer) -> None:
-        _tell("Mensaje de desconexión recibido. Cerrando la conexión.")
+        self._tell("Mensaje de desconexión recibido. Cerrando la conexión.")
 
     def left(self, peer: Peer) -> None:
-        _tell(f"El cliente {peer} se fue sin despedirse. Cerrando la conexión.")
+        self._tell(f"El cliente {peer} se fue sin despedirse. Cerrando la conexión.")
 
     def lost(self, peer: Peer, cause: Exception) -> None:
-        _tell(f"Se perdió la conexión con {peer}: {reason(cause)}.")
+        self._tell(f"Se perdió la conexión con {peer}: {reason(cause)}.")
 
     def refused(self, peer: Peer) -> None:
-        _tell(f"Conexión rechazada de {peer}: el servidor está completo.")
+        self._tell(f"Conexión rechazada de {peer}: el servidor está completo.")
 
     def bad_message(self, peer: Peer, bad: BadMessage) -> None:
         cause = bad.__cause__ if isinstance(bad, ServiceFailed) else None
         detail = f" ({type(cause).__name__}: {escape(str(cause))})" if cause else ""
-        _tell(f"Mensaje erróneo de {peer}: {bad}{detail}.")
+        self._tell(f"Mensaje erróneo de {peer}: {bad}{detail}.")
 
     def undelivered(self, peer: Peer) -> None:
-        _tell(f"Conexión cortada con {peer}: quedaban respuestas que no había leído.")
+        self._tell(f"Conexión cortada con {peer}: quedaban respuestas que no había leído.")
+
+    def cannot_accept(self, cause: OSError) -> None:
+        self._trouble.tell(reason(cause))
 
 
 def main(argv: list[str] | None = None, prog: str | None = None) -> int:
@@ -83,8 +114,10 @@ def _parser(prog: str | None) -> argparse.ArgumentParser:
 
 async def _serve(options: argparse.Namespace) -> int:
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(_Trouble())
-    server = Server(host=options.host, port=options.puerto, observer=_Reporter())
+    screen = _Screen(loop)
+    trouble = _Trouble(screen, loop)
+    loop.set_exception_handler(trouble)
+    server = Server(host=options.host, port=options.puerto, observer=_Reporter(screen, trouble))
     stop = asyncio.Event()
 
     def on_signal() -> None:
@@ -99,19 +132,20 @@ async def _serve(options: argparse.Namespace) -> int:
         complain(listening_failed(error))
         return FAILED
     if (options.host, options.puerto) == (_HOST, _PORT):
-        _tell("Servidor escuchando...")
+        screen.tell("Servidor escuchando...")
     else:
         where = " y ".join(format_address(*address) for address in server.addresses)
-        _tell(f"Servidor escuchando en {where}...")
+        screen.tell(f"Servidor escuchando en {where}...")
     await stop.wait()
     loop.set_exception_handler(lambda *_: None)  # acabando, lo que asyncio dejó aplazado ya no le importa a nadie
     if is_terminal(sys.stdout):
-        _tell("")  # detrás de «^C»
+        screen.tell("")  # detrás de «^C»
     if server.conversations:
-        _tell(f"Deteniendo el servidor: {_count(server.conversations, 'conexión')} por cerrar...")
+        screen.tell(f"Deteniendo el servidor: {_count(server.conversations, 'conexión')} por cerrar...")
     cut = await server.drain()
     _ignore_signals(loop)
-    _tell(f"Servidor detenido con {_count(cut, 'conexión')} sin entregar todo." if cut else "Servidor detenido.")
+    screen.tell(f"Servidor detenido con {_count(cut, 'conexión')} sin entregar todo." if cut else "Servidor detenido.")
+    screen.flush()
     return FAILED if cut else OK
 
 
@@ -136,24 +170,24 @@ def _ignore_signals(loop: asyncio.AbstractEventLoop) -> None:
 
 
 class _Trouble:
-    """Cuenta lo que asyncio no pudo hacer fuera de una conversación (aceptar sin descriptores, casi siempre)."""
+    """Cuenta lo que falló fuera de una conversación (aceptar sin descriptores, casi siempre)."""
 
-    def __init__(self) -> None:
+    def __init__(self, screen: _Screen, loop: asyncio.AbstractEventLoop) -> None:
+        self._screen = screen
+        self._loop = loop
         self._last = ""
         self._quiet_until = 0.0
 
     def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Lo que asyncio no supo a quién contar."""
         cause = context.get("exception")
         if isinstance(cause, OSError) and cause.errno == errno.ENOTCONN:
             return  # el cliente cortó mientras se le cerraba: ya no hay nada que entregarle
-        text = reason(cause) or escape(str(context.get("message")))
-        # asyncio repite el mismo fallo cientos de veces por segundo: se dice una.
-        if text != self._last or loop.time() >= self._quiet_until:
-            self._last, self._quiet_until = text, loop.time() + _SAME_TROUBLE_EVERY
-            _tell(f"Algo falló y se sigue sirviendo: {text}.")
+        self.tell(reason(cause) or escape(str(context.get("message"))))
 
-
-def _tell(line: str) -> None:
-    # Con la salida rota (disco lleno, tubería cerrada) se sigue sirviendo.
-    with contextlib.suppress(OSError):
-        say(line)
+    def tell(self, text: str) -> None:
+        """Dice que falló ``text``; lo mismo repetido, de vez en cuando."""
+        now = self._loop.time()
+        if text != self._last or now >= self._quiet_until:
+            self._last, self._quiet_until = text, now + _SAME_TROUBLE_EVERY
+            self._screen.tell(f"Algo falló y se sigue sirviendo: {text}.")

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+from typing import Any
 
 import pytest
 
@@ -77,8 +78,17 @@ def fill(sock: socket.socket) -> None:
             threading.Event().wait(0.01)
 
 
+def reporting() -> tuple[FakeLoop, module._Reporter, module._Trouble]:
+    """Un reloj falso y lo que cuenta cosas en la terminal con él."""
+    loop: Any = FakeLoop()
+    screen = module._Screen(loop)
+    trouble = module._Trouble(screen, loop)
+    return loop, module._Reporter(screen, trouble), trouble
+
+
 def test_each_thing_that_happens_is_one_escaped_line(capsys: pytest.CaptureFixture[str]) -> None:
-    reporter, peer = module._Reporter(), ("192.0.2.7", 4000)
+    loop, reporter, _ = reporting()
+    peer = ("192.0.2.7", 4000)
     failed = ServiceFailed("el servicio falló con este mensaje")
     failed.__cause__ = ValueError("a\x1b[2J\nb")
     reporter.accepted(peer)
@@ -89,6 +99,10 @@ def test_each_thing_that_happens_is_one_escaped_line(capsys: pytest.CaptureFixtu
     reporter.bad_message(peer, TooLong(5))
     reporter.bad_message(peer, failed)
     reporter.undelivered(peer)
+    reporter.cannot_accept(OSError(errno.EMFILE, "no"))
+    reporter.cannot_accept(OSError(errno.EMFILE, "no"))
+    assert capsys.readouterr().out == ""  # todo de una vez, al acabar la vuelta del bucle
+    loop.advance(0)
     assert capsys.readouterr().out.splitlines() == [
         "Conexión aceptada de ('192.0.2.7', 4000)",
         "Mensaje de desconexión recibido. Cerrando la conexión.",
@@ -99,6 +113,7 @@ def test_each_thing_that_happens_is_one_escaped_line(capsys: pytest.CaptureFixtu
         "Mensaje erróneo de ('192.0.2.7', 4000): el servicio falló con este mensaje "
         r"(ValueError: a\x1b[2J\nb).",
         "Conexión cortada con ('192.0.2.7', 4000): quedaban respuestas que no había leído.",
+        "Algo falló y se sigue sirviendo: no quedan descriptores de fichero; sube el límite con «ulimit -n».",
     ]
 
 
@@ -250,8 +265,7 @@ def test_out_of_descriptors_is_a_sentence_and_it_recovers() -> None:
 
 
 def test_trouble_is_told_in_a_line_and_not_repeated(capsys: pytest.CaptureFixture[str]) -> None:
-    loop = FakeLoop()
-    trouble = module._Trouble()
+    loop, _, trouble = reporting()
 
     def fail(message: str, cause: BaseException | None = None) -> None:
         trouble(loop, {"message": message, "exception": cause})  # type: ignore[arg-type]
@@ -263,6 +277,7 @@ def test_trouble_is_told_in_a_line_and_not_repeated(capsys: pytest.CaptureFixtur
     fail("accept", OSError(errno.EMFILE, "no"))
     loop.advance(10)
     fail("accept", OSError(errno.EMFILE, "no"))
+    loop.advance(0)
     assert [line.partition(": ")[2][:21] for line in capsys.readouterr().out.splitlines()] == [
         "no quedan descriptore",
         r"raro\x1b.",

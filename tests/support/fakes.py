@@ -41,6 +41,10 @@ class FakeLoop:
         self.timers.append(timer)
         return timer
 
+    def call_soon(self, callback: Callable[[], None]) -> FakeTimer:
+        """``callback()`` en la vuelta siguiente."""
+        return self.call_at(self.now, callback)
+
     def call_later(self, delay: float, callback: Callable[[], None]) -> FakeTimer:
         """``callback()`` dentro de ``delay`` segundos."""
         return self.call_at(self.now + delay, callback)

@@ -1,0 +1,256 @@
+"""``listener.py``: dónde se escucha, y aceptar también cuando el sistema no deja."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import Callable
+
+import pytest
+
+from comunicacion_tcp import listener as module
+from comunicacion_tcp.errors import AddressInUse, AddressNotOurs, NetworkError, PortNotAllowed, UnknownHost
+from comunicacion_tcp.listener import Listener, open_sockets
+
+from .support.serving import served
+from .support.sockets import connect, free_port
+from .support.waiting import PATIENCE
+
+
+def test_a_busy_port() -> None:
+    with served() as running, pytest.raises(AddressInUse) as caught:
+        open_sockets("127.0.0.1", running.port, 1)
+    assert caught.value.address == f"127.0.0.1:{running.port}"
+
+
+def test_an_address_that_is_not_ours() -> None:
+    with pytest.raises(AddressNotOurs):
+        open_sockets("192.0.2.1", 0, 1)  # reservada para ejemplos (RFC 5737)
+
+
+@pytest.mark.parametrize("host", ["no-existe.invalid", "a" * 64 + ".invalid", "1.2.3.4.5"])
+def test_an_unknown_host(host: str) -> None:
+    with pytest.raises(UnknownHost):
+        open_sockets(host, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("cause", "kind"), [(PermissionError(13, "no"), PortNotAllowed), (OSError(5, "no"), NetworkError)]
+)
+def test_what_the_system_refuses(monkeypatch: pytest.MonkeyPatch, cause: OSError, kind: type) -> None:
+    def refuse(*args: object) -> None:
+        raise cause
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)
+    with pytest.raises(NetworkError) as caught:
+        open_sockets("127.0.0.1", 1, 1)
+    assert type(caught.value) is kind
+    assert caught.value.cause is cause
+
+
+def resolving_to(monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:
+    """Hace que cualquier nombre se resuelva a ``hosts``."""
+    real = socket.getaddrinfo
+
+    def fake(host: str, port: int, **options: int) -> list[object]:
+        return [found for name in hosts for found in real(name, port, **options)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", fake)
+
+
+def test_a_name_with_two_addresses_listens_on_both_on_the_same_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolving_to(monkeypatch, "127.0.0.1", "127.0.0.2", "127.0.0.1")  # repetida, como en algunos /etc/hosts
+    listeners = open_sockets("dos.example", 0, 1)
+    places = [sock.getsockname() for sock in listeners]
+    for sock in listeners:
+        sock.close()
+    assert [host for host, _ in places] == ["127.0.0.1", "127.0.0.2"]
+    assert len({port for _, port in places}) == 1
+
+
+def test_an_ipv6_listener_leaves_ipv4_alone() -> None:
+    try:
+        (sock,) = open_sockets("::1", 0, 1)
+    except NetworkError:
+        pytest.skip("esta máquina no tiene IPv6")
+    with sock:
+        assert sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 1
+
+
+def test_ipv4_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[socket.AddressFamily] = []
+
+    def note(places: list[tuple[socket.AddressFamily, object]], *rest: object) -> list[socket.socket]:
+        seen.extend(family for family, _ in places)
+        return []
+
+    monkeypatch.setattr(module, "_open_all", note)
+    resolving_to(monkeypatch, "::1", "127.0.0.1")
+    open_sockets("localhost", 5000, 1)
+    assert seen == [socket.AF_INET, socket.AF_INET6]
+
+
+def test_an_absent_family_is_not_an_error_while_there_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolving_to(monkeypatch, "192.0.2.1", "127.0.0.1")
+    (sock,) = open_sockets("localhost", 0, 1)
+    assert sock.getsockname()[0] == "127.0.0.1"
+    sock.close()
+
+
+def test_a_free_port_taken_meanwhile_is_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = module._open_all
+    failures = [AddressInUse("x"), AddressInUse("x")]
+
+    def unlucky(*args: object) -> list[socket.socket]:
+        if failures:
+            raise failures.pop()
+        return real(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "_open_all", unlucky)
+    (sock,) = open_sockets("127.0.0.1", 0, 1)
+    sock.close()
+    failures += [AddressInUse("x")] * 8
+    with pytest.raises(AddressInUse):
+        open_sockets("127.0.0.1", 0, 1)
+    failures[:] = [AddressInUse("x")]
+    with pytest.raises(AddressInUse):  # un puerto pedido no se busca: o ese o nada
+        open_sockets("127.0.0.1", free_port(), 1)
+
+
+# -- aceptar ------------------------------------------------------------------------------------------------
+
+
+class Door:
+    """Un ``Listener`` en el bucle de la prueba, y lo que ha dado."""
+
+    def __init__(self, pause: float = 0.01) -> None:
+        (self.sock,) = open_sockets("127.0.0.1", 0, 100)
+        self.taken: list[socket.socket] = []
+        self.troubles: list[OSError] = []
+        self.listener = Listener(self.sock, self.taken.append, self.troubles.append, pause)
+        self.port = self.listener.address[1]
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Deja correr el bucle hasta que se cumpla."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + PATIENCE
+        while not condition():
+            assert loop.time() < deadline
+            await asyncio.sleep(0.001)
+
+    def close(self, queued: int = 100) -> None:
+        """Cierra la puerta y lo que entró por ella."""
+        self.listener.close(queued)
+        for sock in self.taken:
+            sock.close()
+
+
+def without_readers(loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hace de ``loop`` uno como el de Windows: no avisa de que un socket está listo."""
+
+    def refuse(*args: object) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(loop, "add_reader", refuse)
+    monkeypatch.setattr(loop, "remove_reader", refuse)
+
+
+@pytest.mark.parametrize("readers", [True, False])
+def test_whoever_comes_is_taken_without_blocking(monkeypatch: pytest.MonkeyPatch, readers: bool) -> None:
+    async def run() -> None:
+        if not readers:
+            without_readers(asyncio.get_running_loop(), monkeypatch)
+        door = Door()
+        crowd = [connect(door.port) for _ in range(3)]
+        door.listener.start()
+        await door.until(lambda: len(door.taken) == 3)
+        assert {sock.getpeername() for sock in door.taken} == {sock.getsockname() for sock in crowd}
+        assert [sock.gettimeout() for sock in door.taken] == [0, 0, 0]
+        door.close()
+        for sock in crowd:
+            sock.close()
+        with pytest.raises(ConnectionRefusedError):
+            connect(door.port)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("readers", [True, False])
+def test_when_the_system_does_not_let_it_tells_rests_and_tries_again(
+    monkeypatch: pytest.MonkeyPatch, readers: bool
+) -> None:
+    real = socket.socket.accept
+    failures: list[OSError] = [OSError(errno.EMFILE, "no quedan"), OSError(errno.ENFILE, "no quedan")]
+
+    def accept(sock: socket.socket) -> tuple[socket.socket, object]:
+        if failures:
+            raise failures.pop(0)
+        return real(sock)
+
+    async def run() -> None:
+        if not readers:
+            without_readers(asyncio.get_running_loop(), monkeypatch)
+        monkeypatch.setattr(socket.socket, "accept", accept)
+        door = Door()
+        with connect(door.port):
+            door.listener.start()
+            await door.until(lambda: len(door.taken) == 1)
+        assert [error.errno for error in door.troubles] == [errno.EMFILE, errno.ENFILE]
+        door.close()
+
+    asyncio.run(run())
+
+
+def test_it_does_not_try_again_after_closing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(sock: socket.socket) -> tuple[socket.socket, object]:
+        raise OSError(errno.EMFILE, "no quedan")
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(socket.socket, "accept", refuse)
+        door = Door(pause=0.001)
+        door.listener.start()
+        with connect(door.port):
+            await door.until(lambda: len(door.troubles) >= 2)
+            door.close()
+            seen = len(door.troubles)
+            later = loop.time() + 0.01
+            await door.until(lambda: loop.time() > later)
+            assert len(door.troubles) == seen
+
+    asyncio.run(run())
+
+
+def test_one_that_left_before_entering_does_not_stop_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = socket.socket.accept
+    gone = [ConnectionAbortedError(), ConnectionAbortedError()]
+
+    def accept(sock: socket.socket) -> tuple[socket.socket, object]:
+        if gone:
+            raise gone.pop()
+        return real(sock)
+
+    async def run() -> None:
+        monkeypatch.setattr(socket.socket, "accept", accept)
+        door = Door()
+        door.listener.start()
+        with connect(door.port):
+            await door.until(lambda: len(door.taken) == 1)
+        assert door.troubles == []
+        door.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("queued", "taken"), [(100, 5), (2, 2)])
+def test_closing_takes_whoever_was_already_waiting(queued: int, taken: int) -> None:
+    async def run() -> None:
+        door = Door()
+        crowd = [connect(door.port) for _ in range(5)]
+        door.close(queued)
+        assert len(door.taken) == taken
+        for sock in crowd:
+            sock.close()
+
+    asyncio.run(run())
