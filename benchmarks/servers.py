@@ -18,7 +18,13 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 _PEERS = HERE / "peers"
 
-_OURS = [str(HERE.parent / "Servidor_TCP.py"), "--host", "127.0.0.1", "--puerto", "0"]
+_OURS = ["--host", "127.0.0.1", "--puerto", "0"]
+_PROGRAM = str(HERE.parent / "Servidor_TCP.py")
+# El mismo programa donde no está instalado uvloop: None en sys.modules es un import que falla.
+_WITHOUT_UVLOOP = (
+    f"import runpy, sys; sys.modules['uvloop'] = None; sys.argv[0] = {_PROGRAM!r}; "
+    f"sys.path.insert(0, {str(HERE.parent)!r}); runpy.run_path(sys.argv[0], run_name='__main__')"
+)
 
 
 @dataclass
@@ -40,7 +46,8 @@ def competitors(folder: Path) -> list[Competitor]:
     python = f"Python {sys.version.split()[0]}"
     return [
         _compiled(folder),
-        Competitor("comunicacion_tcp", [sys.executable, *_OURS], version=python, bare=True),
+        Competitor("comunicacion_tcp", [sys.executable, "-c", _WITHOUT_UVLOOP, *_OURS], version=python, bare=True),
+        _with_module("comunicacion_tcp[rapido]", "uvloop", [_PROGRAM, *_OURS], bare=True),
         Competitor("socketserver, hilos", [sys.executable, str(_PEERS / "socketserver_threads.py")], version=python),
         Competitor("asyncio, streams", [sys.executable, str(_PEERS / "asyncio_streams.py")], version=python),
         _with_module("uvloop, streams", "uvloop", [str(_PEERS / "asyncio_streams.py"), "uvloop"]),
@@ -67,11 +74,11 @@ def _compiled(folder: Path) -> Competitor:
     return Competitor("C, epoll (el límite)", [str(compile_c("reference.c", folder))], version=version, bare=True)
 
 
-def _with_module(name: str, module: str, arguments: list[str]) -> Competitor:
+def _with_module(name: str, module: str, arguments: list[str], *, bare: bool = False) -> Competitor:
     if importlib.util.find_spec(module) is None:
         return Competitor(name, missing=f"no está instalado {module}")
     version = f"{module} {importlib.metadata.version(module)}"
-    return Competitor(name, [sys.executable, *arguments], version=version)
+    return Competitor(name, [sys.executable, *arguments], version=version, bare=bare)
 
 
 def _go(folder: Path) -> Competitor:

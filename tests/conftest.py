@@ -4,10 +4,29 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import settings
+
+from .support import loops
 
 # Sin base de datos de ejemplos: una prueba no deja nada detrás. Sin plazo: una prueba no mide tiempos.
 settings.register_profile("dev", max_examples=200, deadline=None, database=None)
 settings.register_profile("ci", max_examples=3_000, deadline=None, database=None)
 settings.register_profile("long", max_examples=100_000, deadline=None, database=None)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+# Las pruebas en que hay un servidor de verdad van dos veces: con el bucle de asyncio y con el extra «rapido».
+_ON_BOTH_LOOPS = {"test_server", "test_listener", "test_foreign_programs", "test_many_clients"}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Repite con cada bucle las pruebas de los ficheros de arriba."""
+    both = metafunc.module.__name__.rpartition(".")[2] in _ON_BOTH_LOOPS
+    metafunc.parametrize("loop_kind", [loops.STANDARD, loops.FAST] if both else [loops.STANDARD], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def loop_kind(request: pytest.FixtureRequest) -> str:
+    loops.choose(request.param)
+    return str(request.param)

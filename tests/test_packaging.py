@@ -53,5 +53,7 @@ def test_the_wheel_has_types_and_nothing_else(installed: Path) -> None:
         metadata = next(archive.read(name).decode() for name in names if name.endswith("METADATA"))
     assert "comunicacion_tcp/py.typed" in names
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"comunicacion_tcp"}
-    assert "Requires-Dist" not in metadata
+    # Sin dependencias: lo que haya es de un extra.
+    assert all("extra ==" in line for line in metadata.splitlines() if line.startswith("Requires-Dist"))
+    assert "Provides-Extra: rapido" in metadata
     assert "Requires-Python: >=3.10" in metadata

@@ -46,6 +46,8 @@ def prepare_streams() -> None:
     Se respeta la codificación de la terminal mientras conozca nuestros acentos (una página de códigos de Windows
     los conoce); si no, UTF-8. Lo que un mensaje traiga y ella no conozca se ve escapado, nunca es un error.
     """
+    if os.name == "posix":
+        _fill_closed_descriptors()
     for stream in (sys.stdout, sys.stderr):
         _prepare(stream, "backslashreplace")
     # Como en el protocolo: solo "\n" acaba una línea. Los bytes que no sean texto llegan enteros hasta quien los juzga.
@@ -54,6 +56,16 @@ def prepare_streams() -> None:
         # Quien nos lanzó pudo dejar la entrada sin bloqueo: «aún no hay nada» parecería el final.
         with contextlib.suppress(OSError, ValueError):
             os.set_blocking(sys.stdin.fileno(), True)
+
+
+def _fill_closed_descriptors() -> None:
+    # Con un descriptor de los tres cerrado (`>&-`), el próximo socket tomaría su número: quien escriba en «la salida»
+    # escribiría en él, y libuv (uvloop) aborta el programa al cerrarlo. Para Python siguen cerrados.
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # toma el menor libre: este
 
 
 def _prepare(stream: TextIO | None, errors: str, newline: str | None = None) -> None:

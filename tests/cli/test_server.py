@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import re
@@ -11,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +19,7 @@ from comunicacion_tcp.cli import server as module
 from comunicacion_tcp.errors import ServiceFailed, TooLong
 
 from ..support.fakes import FakeLoop
+from ..support.loops import FAST
 from ..support.programs import CLIENT, SERVER, Program, fails, run, running_server
 from ..support.sockets import connect, receive, receive_all, reset
 from ..support.waiting import wait_until
@@ -286,6 +287,12 @@ def test_trouble_is_told_in_a_line_and_not_repeated(capsys: pytest.CaptureFixtur
     ]
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="solo Linux dice qué tiene cargado un proceso")
+def test_uvloop_is_used_when_installed(loop_kind: str) -> None:
+    with running_server() as (server, _):
+        assert ("uvloop" in Path(f"/proc/{server.process.pid}/maps").read_text()) == (loop_kind == FAST)
+
+
 def test_as_a_module_and_as_installed_commands() -> None:
     module_command = [*SERVER[:1], "-m", "comunicacion_tcp"]
     done = run([*module_command, "servidor", "--help"])
@@ -302,5 +309,5 @@ def test_an_interrupt_before_serving_is_not_a_traceback(monkeypatch: pytest.Monk
         coroutine.close()  # type: ignore[attr-defined]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(asyncio, "run", interrupt)
+    monkeypatch.setattr(module, "run", interrupt)
     assert module.main([]) == 0

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 
 from .examples import ROOT
+from .loops import python_path
 from .waiting import PATIENCE, wait_until
 
 SERVER = [sys.executable, str(ROOT / "Servidor_TCP.py")]
@@ -23,7 +24,7 @@ PROMPT = "Ingresa un mensaje (o 'DESCONEXION' para salir): "
 def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
     """El entorno de una persona: el de aquí, sin nada que cambie cómo escribe Python, en UTF-8, y ``changes``."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "LC_", "LANG"))}
-    return {**kept, "LANG": "C.UTF-8", **(changes or {})}
+    return {**kept, "LANG": "C.UTF-8", **python_path(), **(changes or {})}
 
 
 # Abrir la terminal siendo líder de sesión la hace su terminal de control: así Ctrl-C llega como señal.

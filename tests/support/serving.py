@@ -12,6 +12,7 @@ from comunicacion_tcp.limits import DEFAULT_LIMITS, Limits
 from comunicacion_tcp.server import Observer, Peer, Server
 from comunicacion_tcp.services import Service, uppercase
 
+from .loops import new_event_loop
 from .waiting import PATIENCE
 
 
@@ -56,7 +57,7 @@ class Served:
         self.events = recorder
         self.port = 0
         self.failures: list[object] = []  # lo que asyncio no supo a quién contar: siempre debe estar vacía
-        self._loop = asyncio.new_event_loop()
+        self._loop = new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
     def start(self) -> None:
