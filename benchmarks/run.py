@@ -30,6 +30,7 @@ from .servers import HERE, Competitor, competitors, compile_c
 from .works import WORKS, Work
 
 IDLE = 10_000  # conexiones calladas en la medida de memoria: el problema C10K
+_FIRST = 64  # de ellas, las que entran antes de empezar a contar: lo que un servidor reserva una sola vez
 SETTLE = 60.0  # segundos como mucho para que un servidor acepte todas las calladas
 
 
@@ -124,24 +125,26 @@ def measure(
 
 def idle_bytes(server: Competitor, cpus: tuple[int, int]) -> float:
     """Bytes de memoria del servidor por cada conexión callada, con ``IDLE`` de ellas."""
-    with serving(server, cpus) as (pid, port):
-        crowd = [socket.create_connection(("127.0.0.1", port)) for _ in range(64)]
-        time.sleep(0.5)
-        before, seen = resident(pid), 0
-        crowd += [socket.create_connection(("127.0.0.1", port)) for _ in range(IDLE)]
-        deadline = time.monotonic() + SETTLE
-        while time.monotonic() < deadline and resident(pid) != seen:
-            seen = resident(pid)
-            time.sleep(0.5)
-        # Que las haya aceptado de verdad: la última responde.
-        crowd[-1].settimeout(SETTLE)
-        crowd[-1].sendall(b"hola\n")
-        if crowd[-1].recv(16) != b"HOLA\n":
-            raise RuntimeError(f"{server.name}: una conexión callada no respondió")
-        after = resident(pid)
-        for sock in crowd:
-            sock.close()
-    return (after - before) / IDLE
+    with serving(server, cpus) as (pid, port), contextlib.ExitStack() as crowd:
+
+        def connect() -> socket.socket:
+            return crowd.enter_context(socket.create_connection(("127.0.0.1", port)))
+
+        def ask(sock: socket.socket) -> None:
+            sock.settimeout(SETTLE)
+            sock.sendall(b"hola\n")
+            answer = sock.recv(64)
+            if answer != b"HOLA\n":
+                raise WrongReply(f"{server.name}: a una conexión callada le respondió {answer!r}")
+
+        for _ in range(_FIRST):
+            last = connect()
+        ask(last)
+        before = resident(pid)
+        for _ in range(IDLE - _FIRST):
+            last = connect()
+        ask(last)  # se acepta por orden: si responde a la última, las tiene todas
+        return (resident(pid) - before) / (IDLE - _FIRST)
 
 
 def client_ratio(port: int, rounds: int) -> float:

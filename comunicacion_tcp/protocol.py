@@ -62,15 +62,13 @@ class ServerProtocol:
 
     __slots__ = (
         "_answered",
-        "_bad",
         "_decided",
         "_limit",
         "_pending",
         "_service",
-        "_skip_tail",
-        "_skipping",
+        "_skipped",
         "_told",
-        "awaiting_silence",
+        "bad_messages",
         "ended",
         "said_goodbye",
     )
@@ -85,15 +83,16 @@ class ServerProtocol:
         self._service = as_service(service)
         self._limit = limits.max_message
         self._decided = not self._service.by_character if lines_only is None else lines_only
-        self._pending = bytearray()  # recibido y sin responder: media línea, medio carácter, media despedida
-        self._skipping = False  # dentro de un mensaje demasiado largo, cuyo resto se tira
-        self._skip_tail = b""  # lo último tirado: dice si el terminador que llegue será "\r\n"
+        # Recibido y sin responder: media línea, medio carácter, media despedida. El bytearray, cuando haga falta.
+        self._pending: bytes | bytearray = b""
+        # Dentro de un mensaje demasiado largo, cuyo resto se tira: lo último tirado, que dice si el terminador que
+        # llegue será "\r\n".
+        self._skipped: bytes | None = None
         self._answered = b""  # por decidir: principio de la primera línea ya respondido, hasta donde puede importar
         # Inmutables y vacíos: no ocupan nada en cada conexión que se porta bien.
-        self._bad: tuple[BadMessage, ...] = ()
+        self.bad_messages: tuple[BadMessage, ...] = ()
+        """Los errores que ``take_bad_messages()`` aún no ha contado."""
         self._told: frozenset[type[BadMessage]] = frozenset()
-        self.awaiting_silence = False
-        """Si hay que avisar con ``receive_silence()`` cuando el otro extremo calle."""
         self.ended = False
         """Si la conversación terminó: no se responderá nada más."""
         self.said_goodbye = False
@@ -106,53 +105,67 @@ class ServerProtocol:
         if self.ended:
             return b""
         if self._decided:
+            # Lo normal: llegan mensajes enteros y no había ninguno a medias. Sin copiar nada ni pasar por otras
+            # funciones, que con las cachés del procesador frías se notan (5 % de petición y respuesta).
+            if data.endswith(b"\n") and not self._pending and self._skipped is None and _GOODBYE not in data:
+                return self._answer(data)
             return self._receive_lines(data)
         if b"\n" in data:
             return self._decide(data)
-        reply = self._receive_piece(data)
-        self.awaiting_silence = self._held_goodbye()
-        return reply
+        return self._receive_piece(data)
 
     def receive_silence(self) -> bytes:
         """El otro extremo lleva callado ``limits.goodbye_silence`` segundos. Devuelve los bytes que enviar."""
-        self.awaiting_silence = False
-        if self._decided or self.ended:
+        if not self.awaiting_silence:
             return b""
         if self._pending == _GOODBYE:
             return self._say_goodbye(b"")
-        if not self._held_goodbye():
-            return b""
-        reply = self._answer_piece(bytes(self._pending))
-        self._pending.clear()
-        return reply
+        return self._answer_piece(self._take_pending())
 
     def receive_eof(self) -> bytes:
         """El otro extremo no enviará más; eso acaba su último mensaje. Devuelve los bytes que enviar."""
         if self.ended:
             return b""
-        self.awaiting_silence = False
         rest = bytes(self._pending)
         if rest == _GOODBYE or self._answered + rest == _GOODBYE:
             return self._say_goodbye(b"")
         self.ended = True
         return self._answer(rest) if rest else b""
 
+    @property
+    def awaiting_silence(self) -> bool:
+        """Si hay que avisar con ``receive_silence()`` cuando el otro extremo calle: se retiene lo que puede ser una
+        despedida. Nunca a la vez que hay algo que enviar."""
+        held = bool(self._pending) and _GOODBYE_START.startswith(self._pending)
+        return held and not self._decided and not self.ended
+
     def take_bad_messages(self) -> tuple[BadMessage, ...]:
         """Los errores que se han respondido, para contarlos a quien opera: el primero de cada clase en toda la
         conversación, y cada uno una sola vez (un cliente hostil no debe poder llenar un registro)."""
-        bad, self._bad = self._bad, ()
+        bad, self.bad_messages = self.bad_messages, ()
         return bad
+
+    # -- lo que está a medias -------------------------------------------------------------------------------
+
+    def _keep(self, data: bytes) -> None:
+        if self._pending:
+            self._pending += data
+        elif data:
+            self._pending = bytearray(data)
+
+    def _take_pending(self) -> bytes:
+        pending, self._pending = self._pending, b""
+        return bytes(pending)
 
     # -- por decidir: sin terminadores todavía --------------------------------------------------------------
 
     def _receive_piece(self, data: bytes) -> bytes:
-        piece = bytes(self._pending) + data if self._pending else data
-        self._pending.clear()
+        piece = self._take_pending() + data
         if _GOODBYE_START.startswith(piece):
-            self._pending += piece  # puede ser la despedida: decide lo que llegue, o el silencio
+            self._keep(piece)  # puede ser la despedida: decide lo que llegue, o el silencio
             return b""
         whole = _whole_characters(piece)
-        self._pending += piece[whole:]
+        self._keep(piece[whole:])
         return self._answer_piece(piece[:whole]) if whole else b""
 
     def _answer_piece(self, piece: bytes) -> bytes:
@@ -160,20 +173,15 @@ class ServerProtocol:
         self._answered = (self._answered + piece)[: len(_GOODBYE_START) + 1]
         return self._answer(piece)
 
-    def _held_goodbye(self) -> bool:
-        return bool(self._pending) and _GOODBYE_START.startswith(self._pending)
-
     def _decide(self, data: bytes) -> bytes:
         """El primer ``\\n``: desde aquí, líneas."""
         self._decided = True
-        self.awaiting_silence = False
         answered, self._answered = self._answered, b""
         if not answered:
             return self._receive_lines(data)
         # Parte de esta línea ya está respondida: lo que falta se responde como su continuación.
         end = data.index(b"\n") + 1
-        line = bytes(self._pending) + data[:end]
-        self._pending.clear()
+        line = self._take_pending() + data[:end]
         goodbye = re.fullmatch(_GOODBYE_LINE, answered + line)
         if goodbye:
             return self._say_goodbye(goodbye[1])
@@ -182,22 +190,19 @@ class ServerProtocol:
     # -- líneas ---------------------------------------------------------------------------------------------
 
     def _receive_lines(self, data: bytes) -> bytes:
-        if self._skipping:
-            return self._skip_line(data)
+        if self._skipped is not None:
+            return self._skip_line(self._skipped, data)
         end = data.rfind(b"\n") + 1
-        if end == len(data) and not self._pending:
-            return self._answer_lines(data)  # lo normal: llegaron líneas enteras, no se copia nada
         reply = b""
         if end:
-            block = bytes(self._pending) + data[:end]
-            self._pending.clear()
-            reply = self._answer_lines(block)
+            reply = self._answer_lines(self._take_pending() + data[:end])
             if self.ended:
                 return reply
-        self._pending += data[end:]
+        self._keep(data[end:])
         if self._is_too_long(self._pending):
-            reply += self._skip(self._pending)
-            self._pending.clear()
+            # Se responde el error en cuanto se sabe y se tira el resto del mensaje, que ya no ocupa memoria.
+            self._skipped, self._pending = bytes(self._pending[-1:]), b""
+            reply += self._error(TooLong(self._limit))
         return reply
 
     def _answer_lines(self, block: bytes) -> bytes:
@@ -214,19 +219,13 @@ class ServerProtocol:
         del terminador."""
         return len(body) - body.endswith(b"\r") > self._limit
 
-    def _skip(self, start: bytes | bytearray) -> bytes:
-        """Responde el error en cuanto se sabe y tira el resto del mensaje, que ya no ocupa memoria."""
-        self._skipping = True
-        self._skip_tail = bytes(start[-1:])
-        return self._error(TooLong(self._limit))
-
-    def _skip_line(self, data: bytes) -> bytes:
+    def _skip_line(self, skipped: bytes, data: bytes) -> bytes:
         end = data.find(b"\n") + 1
         if not end:
-            self._skip_tail = data[-1:] or self._skip_tail
+            self._skipped = data[-1:] or skipped
             return b""
-        self._skipping = False
-        _, terminator = _split_terminator(self._skip_tail + data[:end])
+        self._skipped = None
+        _, terminator = _split_terminator(skipped + data[:end])
         return terminator + self._receive_lines(data[end:])
 
     # -- respuestas -----------------------------------------------------------------------------------------
@@ -234,8 +233,13 @@ class ServerProtocol:
     def _answer(self, block: bytes) -> bytes:
         """Las respuestas a un bloque de mensajes, cada una con el terminador del suyo (el último quizá sin él)."""
         if self._service.block and (len(block) <= self._limit or not any(map(self._is_too_long, block.split(b"\n")))):
-            reply = _try_block(self._service.block, block)
-            if reply is not None:
+            try:
+                reply = self._service.block(block)
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # lo dirá, con su razón, cada mensaje por separado
+                reply = b""
+            if reply and isinstance(reply, bytes):
                 return reply
             # Algún mensaje es malo. Por mitades, los demás siguen yendo en bloque: si no, uno solo haría pagar
             # por separado los cientos de miles que caben en una lectura.
@@ -261,12 +265,11 @@ class ServerProtocol:
     def _error(self, bad: BadMessage) -> bytes:
         if type(bad) not in self._told:
             self._told |= {type(bad)}
-            self._bad += (bad,)
+            self.bad_messages += (bad,)
         return f"ERROR: {bad}".encode()
 
     def _say_goodbye(self, terminator: bytes) -> bytes:
         self.ended = self.said_goodbye = True
-        self.awaiting_silence = False
         return FAREWELL.encode() + terminator
 
 
@@ -347,17 +350,6 @@ class ClientProtocol:
     def _end_reply(self) -> None:
         self._replies.append(_readable(bytes(self._pending)))
         self._pending.clear()
-
-
-def _try_block(transform: Callable[[bytes], bytes], block: bytes) -> bytes | None:
-    """Las respuestas a todo el bloque, o ``None`` si al atajo del servicio no le cuadra."""
-    try:
-        reply = transform(block)
-    except KeyboardInterrupt:
-        raise
-    except BaseException:
-        return None
-    return reply if isinstance(reply, bytes) else None
 
 
 def _call(function: Callable[[str], str], message: bytes) -> bytes:

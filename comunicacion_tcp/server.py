@@ -67,17 +67,12 @@ class Observer:
 class Connection(asyncio.Protocol):
     """Una conexión: el puente entre un transporte de asyncio y un ``ServerProtocol``."""
 
+    # Cada campo son 8 bytes, y con 10 000 calladas se notan: los del final, que pocas usan a la vez, van aparte.
     __slots__ = (
         "_conversation",
-        "_deadline",
-        "_heard",
-        "_last_data",
-        "_last_resort",
-        "_owed",
+        "_farewell",
         "_peer",
-        "_peer_ended",
         "_server",
-        "_stopping",
         "_timer",
         "_transport",
     )
@@ -88,15 +83,8 @@ class Connection(asyncio.Protocol):
         self._server = server
         self._conversation = ServerProtocol(server.service, server.limits, lines_only=server.lines_only)
         self._peer: Peer = ("?", 0)
-        self._peer_ended = False
         self._timer: asyncio.TimerHandle | None = None  # el del silencio o, despidiéndose, el del cierre
-        self._last_data = 0.0  # hora del último trozo sin terminador
-        # Solo despidiéndose:
-        self._owed = 0  # bytes sin entregar la última vez que se miró
-        self._heard = False  # si desde entonces ha llegado algo
-        self._deadline = 0.0  # hora en que se deja de esperar
-        self._last_resort = 0.0  # y esta, aunque el cliente no calle
-        self._stopping = False  # si es el servidor quien se va
+        self._farewell: _Farewell | None = None  # despidiéndose
 
     # -- lo que avisa asyncio -------------------------------------------------------------------------------
 
@@ -122,28 +110,27 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         conversation = self._conversation
-        if conversation.ended:
-            self._heard = True  # ya despidiéndose: se lee solo para tirarlo
+        if self._farewell:
+            self._farewell.heard = True  # se lee solo para tirarlo
             return
         reply = conversation.receive_data(data)
         if reply:
             self._transport.write(reply)
-        if conversation.awaiting_silence:
+        elif conversation.awaiting_silence:
             self._await_silence()
-        self._after_input()
+        if conversation.bad_messages or conversation.ended:
+            self._after_input()
 
     def eof_received(self) -> bool:
-        self._peer_ended = True
-        if self._conversation.ended:
-            self._transport.close()  # no queda nada por leer: cerrar entrega lo pendiente y no pierde nada
-            return True
-        reply = self._conversation.receive_eof()
-        if reply:
-            self._transport.write(reply)
-        if not self._conversation.said_goodbye:
-            self._server.observer.left(self._peer)
-        self._after_input()
-        return True  # asyncio no debe cerrar: primero se entrega
+        if not self._conversation.ended:
+            reply = self._conversation.receive_eof()
+            if reply:
+                self._transport.write(reply)
+            if not self._conversation.said_goodbye:
+                self._server.observer.left(self._peer)
+            self._after_input()
+        self._transport.close()  # no queda nada por leer: cerrar entrega lo pendiente y no pierde nada
+        return True  # es decir: no lo hagas tú, asyncio
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel_timer()
@@ -167,7 +154,6 @@ class Connection(asyncio.Protocol):
 
     def drain(self) -> None:
         """Se detiene el servidor: lo leído ya está respondido; se entrega y se cierra."""
-        self._stopping = True
         if not self._conversation.ended:
             reply = self._conversation.receive_silence()
             if reply:
@@ -193,20 +179,12 @@ class Connection(asyncio.Protocol):
             self._finish()
 
     def _await_silence(self) -> None:
-        # Un solo temporizador por conexión: cada trozo apunta su hora y es el temporizador quien la mira.
-        loop = self._server.loop
-        self._last_data = loop.time()
-        if self._timer is None:
-            self._timer = loop.call_later(self._server.limits.goodbye_silence, self._silence)
+        self._cancel_timer()
+        self._timer = self._server.loop.call_later(self._server.limits.goodbye_silence, self._silence)
 
     def _silence(self) -> None:
-        self._timer = None
         if not self._conversation.awaiting_silence or not self._transport.is_reading():
             return  # sin leer no se sabe si calla: se empezará a contar al leer de nuevo
-        due = self._last_data + self._server.limits.goodbye_silence
-        if self._server.loop.time() < due:
-            self._timer = self._server.loop.call_at(due, self._silence)
-            return
         reply = self._conversation.receive_silence()
         if reply:
             self._transport.write(reply)
@@ -220,40 +198,56 @@ class Connection(asyncio.Protocol):
         except OSError:  # el otro extremo ya cortó: no hay a quién entregar
             self._transport.abort()
             return
-        if self._peer_ended:
-            self._transport.close()
         self._transport.resume_reading()
-        self._owed = self._transport.get_write_buffer_size()
-        limits = self._server.limits
-        now = self._server.loop.time()
-        self._deadline = now + (limits.drain if self._owed else limits.linger)
-        self._last_resort = now + limits.drain
-        self._timer = self._server.loop.call_later(limits.linger_quiet, self._check_closing)
+        self._farewell = _Farewell(
+            self._server.limits, self._transport.get_write_buffer_size(), self._server.loop.time()
+        )
+        self._look_again()
+
+    def _look_again(self) -> None:
+        self._timer = self._server.loop.call_later(self._server.limits.linger_quiet, self._check_closing)
 
     def _check_closing(self) -> None:
-        limits = self._server.limits
-        now = self._server.loop.time()
         owed = self._transport.get_write_buffer_size()
-        if owed < self._owed:  # avanza: el plazo vuelve a empezar, y el de tirar entrada cuando ya no falte nada
-            self._owed = owed
-            self._deadline = now + (limits.drain if owed else limits.linger)
-            self._last_resort = now + limits.drain
-        elif self._heard and not owed and now < self._last_resort:
-            # Sigue hablando, y quizá no ha leído aún lo que le dio el sistema: un RST se lo quitaría.
-            self._deadline = now + limits.linger
-        elif now >= self._deadline or (self._stopping and not owed and not self._heard):
-            if owed:
-                self.cut()
-            else:
-                self._transport.close()
-            return
-        self._heard = False
-        self._timer = self._server.loop.call_later(limits.linger_quiet, self._check_closing)
+        if self._farewell and not self._farewell.is_over(owed, self._server.loop.time(), self._server.stopping):
+            self._look_again()
+        elif owed:
+            self.cut()
+        else:
+            self._transport.close()
 
     def _cancel_timer(self) -> None:
         if self._timer:
             self._timer.cancel()
             self._timer = None
+
+
+class _Farewell:
+    """Hasta cuándo se espera a quien ya tiene nuestro FIN, o le falta por leer. La hora entra de fuera."""
+
+    __slots__ = ("_deadline", "_last_resort", "_limits", "_owed", "heard")
+
+    def __init__(self, limits: Limits, owed: int, now: float) -> None:
+        self._limits = limits
+        self.heard = False  # si desde la última vez que se miró ha llegado algo
+        self._restart(owed, now)
+
+    def is_over(self, owed: int, now: float, stopping: bool) -> bool:
+        """Si ya no se espera más: quedan ``owed`` bytes por entregar, y ``stopping`` dice si se detiene el servidor."""
+        heard, self.heard = self.heard, False
+        if owed < self._owed:  # avanza: el plazo vuelve a empezar, y el de tirar entrada cuando ya no falte nada
+            self._restart(owed, now)
+            return False
+        if heard and not owed and now < self._last_resort:
+            # Sigue hablando, y quizá no ha leído aún lo que le dio el sistema: un RST se lo quitaría.
+            self._deadline = now + self._limits.linger
+            return False
+        return now >= self._deadline or (stopping and not owed and not heard)
+
+    def _restart(self, owed: int, now: float) -> None:
+        self._owed = owed
+        self._deadline = now + (self._limits.drain if owed else self._limits.linger)
+        self._last_resort: float = now + self._limits.drain  # y esta, aunque el cliente no calle
 
 
 class Server:
@@ -292,8 +286,11 @@ class Server:
         self._port = port
         self._listeners: list[Listener] = []
         self._handovers: set[asyncio.Task[None]] = set()
-        self._connections: set[Connection] = set()
-        self._refused: set[Connection] = set()
+        self._connections: dict[Connection, bool] = {}  # y si se le admitió o se le está rechazando
+        self.conversations = 0
+        """Cuántas conversaciones siguen abiertas (las rechazadas que aún se están cerrando no lo son)."""
+        self.stopping = False
+        """Si se está deteniendo."""
         self._all_gone = asyncio.Event()
         self._cut_count = 0
 
@@ -302,17 +299,13 @@ class Server:
         """Las direcciones en que escucha: ``[(ip, puerto), ...]``; vacía antes de empezar y después de acabar."""
         return [listener.address for listener in self._listeners]
 
-    @property
-    def conversations(self) -> int:
-        """Cuántas conversaciones siguen abiertas (las rechazadas que aún se están cerrando no lo son)."""
-        return len(self._connections) - len(self._refused)
-
     async def start(self) -> None:
         """Empieza a escuchar.
 
         Errores: ``UnknownHost``, ``AddressInUse``, ``PortNotAllowed``, ``AddressNotOurs`` o ``NetworkError``.
         """
         self.loop = asyncio.get_running_loop()
+        self.stopping = False
         for sock in open_sockets(self._host, self._port, self.limits.backlog):
             listener = Listener(sock, self._serve, self.observer.cannot_accept, self.limits.accept_pause)
             self._listeners.append(listener)
@@ -322,6 +315,7 @@ class Server:
         """Deja de aceptar, entrega lo debido y cierra. Devuelve cuántas conversaciones hubo que cortar porque el
         cliente no leyó lo suyo en ``limits.drain`` segundos (lo normal: 0)."""
         before = self._cut_count
+        self.stopping = True
         for listener in self._listeners:
             listener.close(self.limits.backlog)
         self._listeners.clear()
@@ -367,9 +361,8 @@ class Server:
     def admit(self, connection: Connection) -> bool:
         """Apunta una conexión más; devuelve si cabe como conversación."""
         fits = self.conversations < self.limits.max_connections
-        self._connections.add(connection)
-        if not fits:
-            self._refused.add(connection)
+        self._connections[connection] = fits
+        self.conversations += fits
         self._all_gone.clear()
         return fits
 
@@ -379,7 +372,6 @@ class Server:
 
     def forget(self, connection: Connection) -> None:
         """Una conexión se cerró."""
-        self._connections.discard(connection)
-        self._refused.discard(connection)
+        self.conversations -= self._connections.pop(connection, False)
         if not self._connections:
             self._all_gone.set()

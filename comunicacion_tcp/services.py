@@ -40,10 +40,27 @@ def as_service(service: Service | Callable[[str], str]) -> Service:
     return Service(service)
 
 
+_LATIN_ODD = (b"\xb5", b"\xdf", b"\xff")  # µ, ß y ÿ en Latin-1: su mayúscula no cabe en él
+_LATIN_UPPER = bytes(code if bytes([code]) in _LATIN_ODD else ord(chr(code).upper()) for code in range(256))
+_LATIN_FROM = 1024  # bytes: con menos, tantos pasos cuestan más de lo que ahorran
+
+
 def _uppercase_block(block: bytes) -> bytes:
-    # bytes.upper() solo conoce ASCII, y ahí ahorra ir y volver de str: 70 ns en vez de 101 con un mensaje de 32 bytes
-    # (python3 -m timeit, Python 3.11).
-    return block.upper() if block.isascii() else block.decode().upper().encode()
+    # Tres caminos a los mismos bytes, del más corto al que vale siempre (python3 -m timeit, Python 3.11). ASCII: 70 ns
+    # en vez de 101 con un mensaje de 32 bytes. Español y vecinos, que caben en Latin-1, donde basta una tabla: 12 us
+    # en vez de 23 con cien de 32. Y str.upper(), que mira cada carácter.
+    if block.isascii():
+        return block.upper()
+    text = block.decode()
+    if len(block) >= _LATIN_FROM:
+        try:
+            latin = text.encode("latin-1")
+        except UnicodeEncodeError:
+            pass
+        else:
+            if not any(odd in latin for odd in _LATIN_ODD):
+                return latin.translate(_LATIN_UPPER).decode("latin-1").encode()
+    return text.upper().encode()
 
 
 uppercase = Service(str.upper, block=_uppercase_block, by_character=True)

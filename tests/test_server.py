@@ -370,6 +370,7 @@ def test_lingering_starts_when_everything_is_delivered() -> None:
 
 def test_stopping_does_not_wait_for_a_client_that_is_quiet() -> None:
     connection, wire, loop, _ = fake_connection()
+    connection._server.stopping = True
     connection.drain()
     loop.advance(0.4)
     connection.data_received(b"algo que iba en camino\n")

@@ -18,6 +18,14 @@ def test_the_block_of_uppercase_equals_the_function_on_all_of_unicode() -> None:
     assert uppercase.block(b"hola\n") == b"HOLA\n"
 
 
+@pytest.mark.parametrize("extra", ["", "µ", "ß", "ÿ", "€", "ﬁ", "Ω", "😀"])
+def test_the_block_of_uppercase_equals_the_function_on_long_texts_in_spanish(extra: str) -> None:
+    assert uppercase.block
+    letters = "".join(chr(code) for code in range(256) if chr(code) not in "µßÿ")
+    text = letters * 20 + extra
+    assert uppercase.block(text.encode()).decode() == text.upper()
+
+
 def test_uppercase_works_character_by_character() -> None:
     # De esto depende responder al vuelo: ningún carácter cambia por sus vecinos, ni se vuelve salto de línea.
     assert uppercase.by_character
