@@ -1,110 +1,142 @@
-"""Los resultados de las medidas, como tablas y figuras. Aquí no se mide nada."""
+"""Lo medido, como tablas y figuras: en la terminal, en ``docs/`` y en el README. Aquí no se mide nada."""
 
 from __future__ import annotations
 
 import platform
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from .servers import Competitor
+from .results import Results
+from .servers import HERE, Competitor
 from .works import WORKS, Work
 
-if TYPE_CHECKING:
-    from .run import Sample
-
-Results = Mapping[str, Sequence["Sample"]]
-
-
-def median_cpu(samples: Sequence[Sample]) -> float:
-    """Mediana de los microsegundos de procesador por mensaje."""
-    return statistics.median(sample.cpu for sample in samples)
+ROOT = HERE.parent
+PAGE, README = ROOT / "docs" / "rendimiento.md", ROOT / "README.md"
+_START, _END = "<!-- Desde aquí lo escribe make bench -->\n", "<!-- Hasta aquí -->\n"
+_OUR_COLOUR, _THEIR_COLOUR, _LIMIT_COLOUR = "#b5442e", "#9a9a9a", "#3c3c3c"
 
 
-def ratios(results: Results) -> dict[str, float]:
-    """Cada servidor entre el de C, ronda a ronda: la mediana. Así la máquina puede ir cambiando de velocidad."""
-    limit = next(iter(results.values()))
-    return {
-        name: statistics.median(ours.cpu / theirs.cpu for ours, theirs in zip(samples, limit, strict=True))
-        for name, samples in results.items()
-    }
-
-
-def work_table(work: Work, results: Results, failed: Mapping[str, str]) -> str:
-    """La tabla en Markdown de un trabajo; ``failed``: quién falló, y cómo."""
+def work_table(work: Work, results: Results) -> str:
+    """La tabla en Markdown de un trabajo, con quién falló y cómo."""
+    failed = results.failures[work.key]
+    rows = []
+    for name, samples in results.samples[work.key].items():
+        cpus = [sample.cpu for sample in samples]
+        cpu, rate, p50, p99 = (results.median(work.key, name, field) for field in ("cpu", "rate", "p50", "p99"))
+        rows.append(
+            [
+                name,
+                f"{cpu:.3f}",
+                f"{min(cpus):.3f}-{max(cpus):.3f}",
+                _times(results.ratio(work.key, name)),
+                f"{rate:_.0f}".replace("_", " "),
+                f"{p50:.0f}",
+                f"{p99:.0f}",
+            ]
+        )
+    rows += [[name, "FALLA", "", "", "", "", ""] for name in failed]
     lines = [
         f"### {work.title}",
         "",
         f"{work.connections} conexiones, {work.depth} mensajes por bloque, {work.size} bytes por mensaje.",
         "",
-        "| servidor | CPU us/mensaje | recorrido | veces C | mensajes/s | p50 us | p99 us |",
-        "|---|--:|--:|--:|--:|--:|--:|",
+        _table(["servidor", "CPU us/mensaje", "recorrido", "veces C", "mensajes/s", "p50 us", "p99 us"], rows),
+        *(f"FALLA {text}\n" for text in failed.values()),
     ]
-    ratio = ratios(results)
-    for name, samples in results.items():
-        cpus = [sample.cpu for sample in samples]
-        rate, p50, p99 = (
-            statistics.median(getattr(sample, field) for sample in samples) for field in ("rate", "p50", "p99")
-        )
-        per_second = f"{rate:_.0f}".replace("_", " ")
-        lines.append(
-            f"| {name} | {statistics.median(cpus):.3f} | {min(cpus):.3f}-{max(cpus):.3f} | {ratio[name]:.2f} "
-            f"| {per_second} | {p50:.0f} | {p99:.0f} |"
-        )
-    lines += [f"| {name} | FALLA | | | | | |" for name in failed]
-    lines += ["", *(f"FALLA {text}" for text in failed.values())] if failed else []
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
-def idle_table(idle: Mapping[str, float]) -> str:
+def idle_table(results: Results) -> str:
     """La tabla en Markdown de la memoria por conexión callada."""
-    lines = ["### memoria por conexión callada", "", "| servidor | bytes |", "|---|--:|"]
-    lines += [f"| {name} | {value:.0f} |" for name, value in idle.items()]
-    return "\n".join(lines) + "\n"
+    rows = [[name, f"{value:.0f}"] for name, value in results.idle.items()]
+    return "### memoria por conexión callada\n\n" + _table(["servidor", "bytes"], rows)
 
 
-def write_docs(
-    folder: Path,
-    everyone: Sequence[Competitor],
-    samples: Mapping[str, Results],
-    failures: Mapping[str, Mapping[str, str]],
-    idle: Mapping[str, float],
-    client: float,
-    rounds: int,
-    seconds: float,
-) -> None:
-    """Escribe ``rendimiento.md`` y una figura por trabajo en ``folder``."""
-    parts = [
-        "# Rendimiento",
-        "",
-        "Lo escribe `make bench`, que mide todos los servidores haciendo el mismo trabajo en la misma ejecución. La",
-        "medida es el procesador que gasta el árbol de procesos del servidor por mensaje; «veces C» la compara, ronda a",
-        "ronda, con un servidor en C sobre epoll que hace lo mismo sin límites ni plazos. Cada respuesta se comprueba byte",
-        "a byte. p50 y p99 son de un bloque entero.",
-        "",
-        f"{platform.system()} {platform.release()}, {_processor()}; {rounds} rondas de {seconds:g} s intercaladas.",
-        "",
-        "| servidor | versión |",
-        "|---|---|",
-        *(f"| {server.name} | {server.version or 'FALTA: ' + server.missing} |" for server in everyone),
-        "",
-    ]
+def client_table(results: Results) -> str:
+    """La tabla en Markdown de lo que cuesta el cliente, paso a paso."""
+    parts = ["### el cliente: un mensaje, de principio a fin\n"]
+    for cost in results.client:
+        rows = [[step, f"{ms:.1f}", _times(times)] for step, (ms, times) in cost.steps.items()]
+        parts += [f"{cost.title}:\n", _table(["paso", "ms de procesador", "veces nada"], rows)]
+    return "\n".join(parts)
+
+
+def summary_table(results: Results) -> str:
+    """La tabla en Markdown de todos los servidores y trabajos: veces el procesador del servidor en C."""
+    measured = [work for work in WORKS if work.key in results.samples]
+    rows = []
+    for server in results.servers:
+        cells = []
+        for work in measured:
+            failed = server.name in results.failures[work.key]
+            cells.append("FALLA" if failed else _times(results.ratio(work.key, server.name)))
+        rows.append([_bold(server), *(["FALTA"] * len(cells) if server.missing else cells)])
+    return _table(["veces C", *(work.title for work in measured)], rows)
+
+
+def target_table(results: Results) -> str:
+    """La tabla en Markdown de lo que nos proponemos y lo medido."""
+    standard, fast = (server.name for server in results.servers if server.ours)
+    rows = []
     for work in WORKS:
-        if work.key in samples:
-            _figure(folder / f"rendimiento-{work.key}.svg", work, samples[work.key])
-            parts += [
-                work_table(work, samples[work.key], failures[work.key]),
-                f"![{work.title}](rendimiento-{work.key}.svg)",
-                "",
-            ]
-    if idle:
-        parts.append(idle_table(idle))
-    if client:
-        parts.append(
-            f"### el cliente\n\nUn mensaje de principio a fin: {client:.2f} veces el intérprete que no hace nada.\n"
-        )
-    (folder / "rendimiento.md").write_text("\n".join(parts), encoding="utf-8")
+        if work.targets:
+            for name, target in zip((standard, fast), work.targets, strict=True):
+                ratio = results.ratio(work.key, name)
+                met = "" if ratio is None else "sí" if ratio <= target else "no"
+                rows.append([work.title, name, f"{target:.2f}", _times(ratio), met])
+    return _table(["trabajo", "servidor", "objetivo", "medido", "cumplido"], rows)
+
+
+def write_docs(results: Results) -> None:
+    """Escribe lo medido en ``docs/rendimiento.md``, sus figuras y el resumen del README. Lo que hay fuera de las marcas
+    lo escribe una persona y se queda como está."""
+    _cpu_figure(PAGE.parent / "rendimiento-cpu.svg", results)
+    _latency_figure(PAGE.parent / "rendimiento-latencia.svg", results)
+    conditions = (
+        f"{platform.system()} {platform.release()}, {_processor()}; {results.rounds} rondas intercaladas de "
+        f"{results.seconds:g} s (`make bench`)."
+    )
+    versions = [[server.name, server.version or f"FALTA: {server.missing}"] for server in results.servers]
+    parts = [
+        conditions,
+        _table(["servidor", "versión"], versions),
+        "## Resumen",
+        "Procesador por mensaje, en veces el del servidor en C; la mediana de las rondas.",
+        summary_table(results),
+        "![Procesador por mensaje de cada servidor en cada trabajo](rendimiento-cpu.svg)",
+        "![Tiempo de respuesta de cada servidor en cada trabajo](rendimiento-latencia.svg)",
+        "## Lo que nos proponemos",
+        target_table(results),
+        "## Trabajo a trabajo",
+        *(work_table(work, results) for work in WORKS),
+        idle_table(results),
+        client_table(results),
+    ]
+    replace_between(PAGE, "\n\n".join(part.strip() for part in parts))
+    replace_between(README, f"{summary_table(results)}\n{conditions}")
+
+
+def replace_between(path: Path, text: str) -> None:
+    """Pone ``text`` entre las dos marcas de ``path``. Error: ``ValueError`` si no las tiene."""
+    before, start, rest = path.read_text(encoding="utf-8").partition(_START)
+    _, end, after = rest.partition(_END)
+    if not (start and end):
+        raise ValueError(f"a {path} le faltan las marcas entre las que se escribe")
+    path.write_text(f"{before}{start}\n{text.strip()}\n\n{end}{after}", encoding="utf-8")
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _times(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2f}"
+
+
+def _bold(server: Competitor) -> str:
+    return f"**{server.name}**" if server.ours else server.name
 
 
 def _processor() -> str:
@@ -114,23 +146,70 @@ def _processor() -> str:
     return platform.machine()
 
 
-def _figure(path: Path, work: Work, results: Results) -> None:
+def _panels(results: Results, title: str) -> tuple[Any, list[tuple[Work, Any, list[str]]]]:
+    """Una figura con un recuadro por trabajo, y en cada uno los servidores que lo hicieron, de arriba abajo."""
     import matplotlib
 
     matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = work.key  # la misma figura, los mismos bytes
+    matplotlib.rcParams["svg.hashsalt"] = title  # la misma figura, los mismos bytes
+    matplotlib.rcParams["svg.fonttype"] = "none"  # letras, no dibujos de letras: se pueden buscar y copiar
     from matplotlib import pyplot
 
-    names = list(results)[::-1]
-    values = [median_cpu(results[name]) for name in names]
-    colours = ["#b5442e" if "comunicacion" in name else "#8a8a8a" for name in names]
-    figure, axes = pyplot.subplots(figsize=(8, 0.42 * len(names) + 1.1))
-    bars = axes.barh(names, values, color=colours)
-    axes.bar_label(bars, [f"{value:.2f}" for value in values], padding=3)
-    axes.set_xlabel("microsegundos de procesador por mensaje (menos es mejor)")
-    axes.set_title(work.title)
-    axes.margins(x=0.12)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
+    works = [work for work in WORKS if work.key in results.samples]
+    most = max(len(samples) for samples in results.samples.values())
+    figure, axes = pyplot.subplots(-(-len(works) // 2), 2, figsize=(11, 2.9 * -(-len(works) // 2)), squeeze=False)
+    figure.suptitle(title, fontsize=13)
+    panels = []
+    for axis, work in zip(axes.flat, works, strict=False):
+        axis.set_title(work.title, fontsize=11)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(labelsize=8)
+        names = list(results.samples[work.key])[::-1]
+        axis.set_ylim(len(names) - most - 0.6, len(names) - 0.4)  # con menos servidores, las barras igual de gruesas
+        panels.append((work, axis, names))
+    for axis in axes.flat[len(works) :]:
+        axis.set_visible(False)
+    return figure, panels
+
+
+def _colours(results: Results, names: Iterable[str]) -> list[str]:
+    ours = {server.name for server in results.servers if server.ours}
+    limit = results.servers[0].name
+    return [_OUR_COLOUR if name in ours else _LIMIT_COLOUR if name == limit else _THEIR_COLOUR for name in names]
+
+
+def _save(figure: Any, path: Path) -> None:
+    from matplotlib import pyplot
+
+    figure.tight_layout(rect=(0, 0, 1, 0.99))
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
+
+
+def _cpu_figure(path: Path, results: Results) -> None:
+    title = "Procesador por mensaje, en veces el del servidor en C (menos es mejor)"
+    figure, panels = _panels(results, title)
+    for work, axis, names in panels:
+        values = [results.ratio(work.key, name) or 0 for name in names]
+        bars = axis.barh(names, values, color=_colours(results, names))
+        axis.bar_label(bars, [f"{value:.2f}" for value in values], padding=3, fontsize=8)
+        axis.margins(x=0.15)
+    _save(figure, path)
+
+
+def _latency_figure(path: Path, results: Results) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    title = "Respuesta a un bloque, de p50 (punto) a p99 (raya), en milisegundos (menos es mejor)"
+    figure, panels = _panels(results, title)
+    for work, axis, names in panels:
+        p50, p99 = ([results.median(work.key, name, field) / 1000 for name in names] for field in ("p50", "p99"))
+        axis.hlines(names, p50, p99, colors=_colours(results, names), linewidth=2)
+        axis.scatter(p50, names, c=_colours(results, names), s=28, zorder=3)
+        axis.scatter(p99, names, c=_colours(results, names), marker="|", s=60, zorder=3)
+        axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.grid(axis="x", alpha=0.25)
+    _save(figure, path)

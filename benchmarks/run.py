@@ -21,27 +21,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from . import report
+from .results import ClientCost, Results, Sample
 from .servers import HERE, Competitor, competitors, compile_c
 from .works import WORKS, Work
 
 IDLE = 10_000  # conexiones calladas en la medida de memoria: el problema C10K
 _FIRST = 64  # de ellas, las que entran antes de empezar a contar: lo que un servidor reserva una sola vez
 SETTLE = 60.0  # segundos como mucho para que un servidor acepte todas las calladas
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Una medida: microsegundos de procesador por mensaje, mensajes por segundo, y p50 y p99 de un bloque en us."""
-
-    cpu: float
-    rate: float
-    p50: float
-    p99: float
 
 
 class WrongReply(Exception):
@@ -74,11 +64,19 @@ def resident(root: int) -> int:
     return pages * resource.getpagesize()
 
 
+def environment() -> dict[str, str]:
+    """El entorno de una persona que ejecuta algo por segunda vez: nada que cambie cómo escribe o compila Python, y así
+    los .pyc ya están escritos."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+
+
 @contextlib.contextmanager
 def serving(server: Competitor, cpus: tuple[int, int]) -> Iterator[tuple[int, int]]:
     """El servidor en marcha en su procesador: ``(pid, puerto)``. Al acabar lo para a él y a nadie más."""
     command = ["taskset", "-c", str(cpus[0]), *server.command]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True, env=environment()
+    )
     drain = None
     try:
         assert process.stdout
@@ -147,86 +145,121 @@ def idle_bytes(server: Competitor, cpus: tuple[int, int]) -> float:
         return (resident(pid) - before) / (IDLE - _FIRST)
 
 
-def client_ratio(port: int, rounds: int) -> float:
-    """Procesador de ``Cliente_TCP.py`` con un mensaje, de principio a fin, entre el del intérprete que no hace nada."""
+def client_cost(title: str, interpreter: str, port: int, rounds: int) -> ClientCost:
+    """Lo que gasta ``Cliente_TCP.py`` con un mensaje, de principio a fin, y por pasos, con ese intérprete."""
+    talk = [str(HERE.parent / "Cliente_TCP.py"), "--host", "127.0.0.1", "--puerto", str(port)]
+    steps = {
+        "nada": ["-c", "pass"],
+        "import socket": ["-c", "import socket"],
+        "import socket, argparse": ["-c", "import socket, argparse"],
+        "import del cliente": ["-c", "import comunicacion_tcp.cli.client"],
+        "un mensaje": talk,
+    }
 
-    def spent(command: list[str], entry: bytes) -> float:
+    def spent(arguments: list[str]) -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(command, input=entry, stdout=subprocess.DEVNULL, check=True)
+        command = [interpreter, *arguments]
+        entry = b"hola\nDESCONEXION\n"
+        subprocess.run(command, input=entry, stdout=subprocess.DEVNULL, check=True, cwd=HERE.parent, env=environment())
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    client = [sys.executable, str(HERE.parent / "Cliente_TCP.py"), "--host", "127.0.0.1", "--puerto", str(port)]
-    ratios = []
-    for _ in range(rounds * 5):
-        nothing = spent([sys.executable, "-c", "pass"], b"")
-        ratios.append(spent(client, b"hola\nDESCONEXION\n") / nothing)
-    return statistics.median(ratios)
+    for arguments in steps.values():
+        spent(arguments)
+    taken: dict[str, list[float]] = {step: [] for step in steps}
+    for _ in range(rounds * 5):  # son milisegundos: con tan pocas rondas como los servidores no bastaría
+        for step, arguments in steps.items():
+            taken[step].append(spent(arguments))
+    ratios = {
+        step: statistics.median(mine / nothing for mine, nothing in zip(times, taken["nada"], strict=True))
+        for step, times in taken.items()
+    }
+    return ClientCost(title, {step: (statistics.median(times) * 1000, ratios[step]) for step, times in taken.items()})
+
+
+def measure_works(results: Results, keys: Sequence[str], folder: Path, cpus: tuple[int, int]) -> None:
+    """Mide cada trabajo en todos los servidores, por rondas, y va enseñando su tabla."""
+    load = compile_c("load.c", folder)
+    present = [server for server in results.servers if not server.missing]
+    for work in (work for work in WORKS if work.key in keys):
+        table = results.samples.setdefault(work.key, {})
+        failed = results.failures.setdefault(work.key, {})
+        cargo = work.write(folder)
+        for number in range(results.rounds):
+            for server in present:
+                if (work.bare and not server.bare) or server.name in failed:
+                    continue
+                _progress(f"{work.title}: ronda {number + 1} de {results.rounds}, {server.name}")
+                try:
+                    sample = measure(server, work, load, cargo, results.seconds, cpus)
+                except WrongReply as error:
+                    if server.ours or server is present[0]:
+                        raise
+                    failed[server.name] = str(error)
+                    table.pop(server.name, None)
+                else:
+                    table.setdefault(server.name, []).append(sample)
+        _progress("")
+        print(report.work_table(work, results), flush=True)
+
+
+def measure_idle(results: Results, cpus: tuple[int, int]) -> None:
+    """Mide la memoria por conexión callada de todos los servidores y enseña su tabla."""
+    for server in results.servers:
+        if not server.missing:
+            _progress(f"memoria con {IDLE} calladas: {server.name}")
+            results.idle[server.name] = idle_bytes(server, cpus)
+    _progress("")
+    print(report.idle_table(results), flush=True)
+
+
+def measure_client(results: Results, cpus: tuple[int, int]) -> None:
+    """Mide el cliente con el intérprete de aquí, que apenas tiene paquetes, y con el de la máquina."""
+    with serving(results.servers[0], cpus) as (_, port):
+        for title, interpreter in (
+            ("En un entorno virtual, casi sin paquetes", sys.executable),
+            ("Con el Python de la máquina y sus paquetes", str(Path(sys.base_prefix) / "bin" / "python3")),
+        ):
+            _progress(f"el cliente: {title}")
+            results.client.append(client_cost(title, interpreter, port, results.rounds))
+    _progress("")
+    print(report.client_table(results), flush=True)
 
 
 def main() -> int:
-    """Mide, enseña el progreso y escribe la tabla. Devuelve el código de salida."""
+    """Mide, enseña el progreso y escribe las tablas. Devuelve el código de salida."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    every = [*(work.key for work in WORKS), "idle", "client"]
     parser.add_argument("--rondas", type=int, default=5)
     parser.add_argument("--segundos", type=float, default=1.0)
-    parser.add_argument("--trabajos", default="", help="claves separadas por comas; por defecto, todos")
+    parser.add_argument("--trabajos", default=",".join(every), help="claves separadas por comas (%(default)s)")
     parser.add_argument("--servidores", default="", help="solo los que contengan este texto, y el de C")
-    parser.add_argument("--docs", action="store_true", help="escribe docs/rendimiento.md y sus figuras")
+    parser.add_argument("--docs", action="store_true", help="escribe lo medido en docs/ y en el README")
     options = parser.parse_args()
+    keys = options.trabajos.split(",")
+    if unknown := set(keys) - set(every):
+        parser.error(f"no hay trabajos {', '.join(sorted(unknown))}; hay {', '.join(every)}")
+    if options.docs and (options.servidores or len(keys) < len(every)):
+        parser.error("--docs es para la medida entera: todos los trabajos y todos los servidores")
     available = sorted(os.sched_getaffinity(0))
     if len(available) < 2:
         print("Hacen falta dos procesadores: uno para el servidor y otro para el generador.", file=sys.stderr)
         return 1
     cpus = (available[0], available[1])
-    wanted = options.trabajos.split(",") if options.trabajos else [work.key for work in WORKS] + ["idle", "client"]
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        everyone = competitors(folder)
-        load = compile_c("load.c", folder)
+        everyone = competitors(Path(name))
         chosen = [server for server in everyone if server is everyone[0] or options.servidores in server.name]
         for server in chosen:
             if server.missing:
                 print(f"FALTA {server.name}: {server.missing}")
-        present = [server for server in chosen if not server.missing]
-        samples: dict[str, dict[str, list[Sample]]] = {}
-        failures: dict[str, dict[str, str]] = {}
-        for work in (work for work in WORKS if work.key in wanted):
-            table = samples.setdefault(work.key, {})
-            failed: dict[str, str] = {}
-            cargo = work.write(folder)
-            for number in range(options.rondas):
-                for server in present:
-                    if (work.bare and not server.bare) or server.name in failed:
-                        continue
-                    _progress(f"{work.title}: ronda {number + 1} de {options.rondas}, {server.name}")
-                    try:
-                        sample = measure(server, work, load, cargo, options.segundos, cpus)
-                    except WrongReply as error:
-                        if "comunicacion" in server.name or server is present[0]:
-                            raise
-                        failed[server.name] = str(error)
-                        table.pop(server.name, None)
-                    else:
-                        table.setdefault(server.name, []).append(sample)
-            _progress("")
-            print(report.work_table(work, table, failed), flush=True)
-            failures[work.key] = failed
-        idle: dict[str, float] = {}
-        if "idle" in wanted:
-            for server in present:
-                _progress(f"memoria con {IDLE} calladas: {server.name}")
-                idle[server.name] = idle_bytes(server, cpus)
-            _progress("")
-            print(report.idle_table(idle), flush=True)
-        client = 0.0
-        if "client" in wanted:
-            with serving(present[0], cpus) as (_, port):
-                client = client_ratio(port, options.rondas)
-            print(f"cliente, un mensaje de principio a fin: {client:.2f} veces el intérprete que no hace nada\n")
+        results = Results(chosen, options.rondas, options.segundos)
+        measure_works(results, keys, Path(name), cpus)
+        if "idle" in keys:
+            measure_idle(results, cpus)
+        if "client" in keys:
+            measure_client(results, cpus)
         if options.docs:
-            report.write_docs(
-                HERE.parent / "docs", chosen, samples, failures, idle, client, options.rondas, options.segundos
-            )
+            report.write_docs(results)
     return 0
 
 

@@ -31,14 +31,16 @@ _WITHOUT_UVLOOP = (
 class Competitor:
     """Un servidor: su nombre en la tabla, su orden, y qué le falta si no se puede ejecutar aquí.
 
-    ``bare``: si responde a clientes sin terminador (los demás se quedarían esperando un salto de línea).
+    ``bare``: si responde a clientes sin terminador (los demás se quedarían esperando un salto de línea). ``ours``: si
+    es el nuestro.
     """
 
     name: str
     command: list[str] = field(default_factory=list)
-    missing: str = ""
     version: str = ""
+    missing: str = ""
     bare: bool = False
+    ours: bool = False
 
 
 def competitors(folder: Path) -> list[Competitor]:
@@ -46,8 +48,8 @@ def competitors(folder: Path) -> list[Competitor]:
     python = f"Python {sys.version.split()[0]}"
     return [
         _compiled(folder),
-        Competitor("comunicacion_tcp", [sys.executable, "-c", _WITHOUT_UVLOOP, *_OURS], version=python, bare=True),
-        _with_module("comunicacion_tcp[rapido]", "uvloop", [_PROGRAM, *_OURS], bare=True),
+        Competitor("comunicacion_tcp", [sys.executable, "-c", _WITHOUT_UVLOOP, *_OURS], python, bare=True, ours=True),
+        _with_module("comunicacion_tcp[rapido]", "uvloop", [_PROGRAM, *_OURS], ours=True),
         Competitor("socketserver, hilos", [sys.executable, str(_PEERS / "socketserver_threads.py")], version=python),
         Competitor("asyncio, streams", [sys.executable, str(_PEERS / "asyncio_streams.py")], version=python),
         _with_module("uvloop, streams", "uvloop", [str(_PEERS / "asyncio_streams.py"), "uvloop"]),
@@ -74,11 +76,11 @@ def _compiled(folder: Path) -> Competitor:
     return Competitor("C, epoll (el límite)", [str(compile_c("reference.c", folder))], version=version, bare=True)
 
 
-def _with_module(name: str, module: str, arguments: list[str], *, bare: bool = False) -> Competitor:
+def _with_module(name: str, module: str, arguments: list[str], *, ours: bool = False) -> Competitor:
     if importlib.util.find_spec(module) is None:
         return Competitor(name, missing=f"no está instalado {module}")
     version = f"{module} {importlib.metadata.version(module)}"
-    return Competitor(name, [sys.executable, *arguments], version=version, bare=bare)
+    return Competitor(name, [sys.executable, *arguments], version=version, bare=ours, ours=ours)
 
 
 def _go(folder: Path) -> Competitor:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks import report
+from benchmarks.results import ClientCost, Results, Sample
+from benchmarks.servers import Competitor
 from benchmarks.works import WORKS, Work
 
 from .support.examples import ROOT
@@ -31,15 +35,71 @@ def test_each_work_sends_messages_of_its_size_and_expects_upper_case(work: Work,
     assert data[:sent] != data[sent + received : 2 * sent + received]  # cada conexión, los suyos
 
 
+def test_what_people_read_is_what_was_measured() -> None:
+    page, readme = ((ROOT / path).read_text(encoding="utf-8") for path in ("docs/rendimiento.md", "README.md"))
+    start, end = "<!-- Desde aquí lo escribe make bench -->", "<!-- Hasta aquí -->"
+    measured, shown = (text.partition(start)[2].partition(end)[0].strip() for text in (page, readme))
+    for row in shown.splitlines():
+        assert row in measured
+    for work in WORKS:
+        assert f"### {work.title}" in measured
+    for figure in re.findall(r"\]\(([\w-]+\.svg)\)", page):
+        assert (ROOT / "docs" / figure).read_text(encoding="utf-8").startswith("<?xml")
+
+
+def test_the_tables_and_figures_are_written_between_their_marks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("rendimiento.md", "README.md"):
+        (tmp_path / name).write_text(
+            "antes\n<!-- Desde aquí lo escribe make bench -->\nviejo\n<!-- Hasta aquí -->\ndespués\n", encoding="utf-8"
+        )
+    monkeypatch.setattr(report, "PAGE", tmp_path / "rendimiento.md")
+    monkeypatch.setattr(report, "README", tmp_path / "README.md")
+    for name in ("_cpu_figure", "_latency_figure"):  # matplotlib no está entre las herramientas de las pruebas
+        monkeypatch.setattr(report, name, lambda path, results: None)
+    limit, ours = Competitor("C", version="cc 1"), Competitor("el nuestro", version="Python", ours=True)
+    absent = Competitor("otro", missing="no está instalado", ours=True)
+    results = Results([limit, ours, absent], 2, 0.5)
+    for work in WORKS:
+        results.samples[work.key] = {
+            "C": [Sample(2.0, 5e5, 1, 2), Sample(4.0, 4e5, 1, 2)],
+            "el nuestro": [Sample(3.0, 3e5, 1, 2), Sample(6.0, 2e5, 1, 2)],
+        }
+        results.failures[work.key] = {"malo": "malo: perdió una respuesta"}
+    results.idle = {"C": 80.0}
+    results.client = [ClientCost("python3", {"nada": (10.0, 1.0)})]
+    report.write_docs(results)
+    page, readme = ((tmp_path / name).read_text(encoding="utf-8") for name in ("rendimiento.md", "README.md"))
+    for text in (page, readme):
+        assert text.startswith("antes\n<!-- Desde")
+        assert text.endswith("<!-- Hasta aquí -->\ndespués\n")
+        assert "viejo" not in text
+        assert f"| **el nuestro** |{' 1.50 |' * len(WORKS)}\n" in text
+        assert f"| **otro** |{' FALTA |' * len(WORKS)}\n" in text
+    assert "FALTA: no está instalado" in page
+    assert "malo: perdió una respuesta" in page
+    assert "| petición y respuesta, ASCII | el nuestro | 1.70 | 1.50 | sí |" in page
+
+
+@pytest.mark.parametrize("options", [["--trabajos", "nada"], ["--docs", "--servidores", "trio"]])
+def test_impossible_measures_are_refused(options: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.run", *options], cwd=ROOT, capture_output=True, text=True, env=environment()
+    )
+    assert done.returncode == 2
+
+
 def test_a_short_round_against_the_server_in_c() -> None:
     need("cc")
     need("taskset")
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("hacen falta dos procesadores")
-    works = "rr,p16,es100,bare,churn"
+    works = "rr,p16,es100,bare,churn,client"
     short = ["--rondas", "1", "--segundos", "0.05", "--trabajos", works, "--servidores", "comunicacion_tcp"]
     command = [sys.executable, "-m", "benchmarks.run", *short]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment())
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("| C, epoll (el límite) |") == 5
     assert done.stdout.count("| comunicacion_tcp |") == 5
+    assert done.stdout.count("| un mensaje |") == 2

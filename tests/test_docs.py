@@ -87,6 +87,7 @@ def test_every_command_shown_is_run_by_a_test() -> None:
         "entorno/bin/python -m pip install .": "test_packaging.py",
         "entorno/bin/servidor-tcp --puerto 7000": "test_packaging.py",
         "entorno/bin/cliente-tcp --puerto 7000": "test_packaging.py",
+        "entorno/bin/python -m pip install '.[rapido]'": "test_packaging.py, sin red",
         ".venv/3.11/bin/python -m pytest tests/test_protocol.py": "la ejecuta quien ejecuta esto",
         "make test": "la ejecuta quien ejecuta esto",
         "make test-all": ".ci/run",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import zipfile
@@ -44,6 +45,25 @@ def test_the_commands_hold_the_conversation(installed: Path) -> None:
         done = run([str(folder / "cliente-tcp"), "--puerto", str(server.port)], "hola\nDESCONEXION\n")
         assert done.stdout.decode().endswith("Servidor: Conexión cerrada\n")
         assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_the_extra_brings_uvloop(installed: Path, tmp_path: Path) -> None:
+    # Sin red: un uvloop de mentira, que solo tiene nombre. Se pregunta a pip qué instalaría.
+    with zipfile.ZipFile(tmp_path / "uvloop-0.18.0-py3-none-any.whl", "w") as archive:
+        info = "uvloop-0.18.0.dist-info"
+        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: uvloop\nVersion: 0.18.0\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+    ask = ["-m", "pip", "install", "--dry-run", "--quiet", "--ignore-installed", "--report", "-", "--no-index"]
+    places = ["--find-links", str(installed), "--find-links", str(tmp_path)]
+    done = subprocess.run(
+        [installed / "venv" / "bin" / "python", *ask, *places, "comunicacion-tcp[rapido]"],
+        check=True,
+        capture_output=True,
+        env=environment(),
+    )
+    names = {found["metadata"]["name"] for found in json.loads(done.stdout)["install"]}
+    assert names == {"comunicacion-tcp", "uvloop"}
 
 
 def test_the_wheel_has_types_and_nothing_else(installed: Path) -> None:

@@ -193,6 +193,15 @@ def test_draining_waits_for_whoever_is_left() -> None:
             assert "undelivered" not in running.events.names
 
 
+def test_a_short_reply_does_not_wait_for_the_one_before() -> None:
+    with served() as running, connect(running.port) as sock:
+        sock.sendall(b"hola\n")
+        assert receive(sock, 5) == b"HOLA\n"
+        (connection,) = running.server._connections
+        accepted = connection._transport.get_extra_info("socket")
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_a_restart_rebinds_at_once() -> None:
     port = 0
     for _ in range(3):

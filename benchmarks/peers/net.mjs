@@ -5,7 +5,9 @@ import readline from "node:readline";
 const server = net.createServer((socket) => {
   socket.setNoDelay(true);
   socket.on("error", () => {});
-  readline.createInterface({ input: socket, crlfDelay: Infinity }).on("line", (line) => {
+  const lines = readline.createInterface({ input: socket, crlfDelay: Infinity });
+  lines.on("error", () => {}); // readline repite el error del socket, y sin esto un cliente que corta mata el proceso
+  lines.on("line", (line) => {
     if (line === "DESCONEXION") socket.end("Conexión cerrada\n");
     else socket.write(line.toUpperCase() + "\n");
   });
