@@ -9,6 +9,9 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n 2
 
 BENCH := .venv/bench-$(VERSION)
+# Sin más, la medida entera, que se escribe en docs/ y en el README. Para ver solo algo:
+# make bench BENCH_OPTIONS="--trabajos rr,p16 --servidores comunicacion"
+BENCH_OPTIONS ?= --docs
 
 .PHONY: bench help test test-all lint types tests fuzz format install install-all clean
 

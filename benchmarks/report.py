@@ -23,11 +23,14 @@ def work_table(work: Work, results: Results) -> str:
     rows = []
     for name, samples in results.samples[work.key].items():
         cpus = [sample.cpu for sample in samples]
-        cpu, rate, p50, p99 = (results.median(work.key, name, field) for field in ("cpu", "rate", "p50", "p99"))
+        cpu, kernel, rate, p50, p99 = (
+            results.median(work.key, name, field) for field in ("cpu", "kernel", "rate", "p50", "p99")
+        )
         rows.append(
             [
                 name,
                 f"{cpu:.3f}",
+                f"{kernel:.3f}",
                 f"{min(cpus):.3f}-{max(cpus):.3f}",
                 _times(results.ratio(work.key, name)),
                 f"{rate:_.0f}".replace("_", " "),
@@ -35,13 +38,16 @@ def work_table(work: Work, results: Results) -> str:
                 f"{p99:.0f}",
             ]
         )
-    rows += [[name, "FALLA", "", "", "", "", ""] for name in failed]
+    rows += [[name, "FALLA", *[""] * 6] for name in failed]
     lines = [
         f"### {work.title}",
         "",
         f"{work.connections} conexiones, {work.depth} mensajes por bloque, {work.size} bytes por mensaje.",
         "",
-        _table(["servidor", "CPU us/mensaje", "recorrido", "veces C", "mensajes/s", "p50 us", "p99 us"], rows),
+        _table(
+            ["servidor", "CPU us/mensaje", "en el núcleo", "recorrido", "veces C", "mensajes/s", "p50 us", "p99 us"],
+            rows,
+        ),
         *(f"FALLA {text}\n" for text in failed.values()),
     ]
     return "\n".join(lines)

@@ -11,9 +11,11 @@ from .servers import Competitor
 
 @dataclass(frozen=True)
 class Sample:
-    """Una medida: microsegundos de procesador por mensaje, mensajes por segundo, y p50 y p99 de un bloque en us."""
+    """Una medida: microsegundos de procesador por mensaje, y de ellos los que pasa en el núcleo del sistema; mensajes
+    por segundo, y p50 y p99 de un bloque en us."""
 
     cpu: float
+    kernel: float
     rate: float
     p50: float
     p99: float

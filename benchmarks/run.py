@@ -58,6 +58,18 @@ def cpu_seconds(root: int) -> float:
     return total
 
 
+def kernel_ticks(root: int) -> tuple[int, int]:
+    """Lo que el árbol de ``root`` ha gastado en el núcleo y en total, en ticks: solo vale para saber la proporción."""
+    kernel = total = 0
+    for pid in process_tree(root):
+        with contextlib.suppress(OSError):
+            # proc(5): detrás del nombre, que va entre paréntesis, utime y stime son los campos 14 y 15.
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            kernel += int(fields[12])
+            total += int(fields[11]) + int(fields[12])
+    return kernel, total
+
+
 def resident(root: int) -> int:
     """Memoria residente del árbol de ``root``, en bytes."""
     pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in process_tree(root))
@@ -111,14 +123,16 @@ def measure(
         assert generator.stdin
         assert generator.stdout
         ready = generator.stdout.readline()
-        before = cpu_seconds(pid)
+        before, (kernel_before, ticks_before) = cpu_seconds(pid), kernel_ticks(pid)
         output, errors = generator.communicate("ya\n" if ready else "")
-        after = cpu_seconds(pid)
+        after, (kernel_after, ticks_after) = cpu_seconds(pid), kernel_ticks(pid)
         if generator.returncode:
             raise WrongReply(f"{server.name}, {work.title}: {errors.strip()}")
         blocks, took, p50, p99 = map(float, output.split())
         messages = blocks * work.depth
-        return Sample((after - before) / messages * 1e6, messages / took, p50, p99)
+        cpu = (after - before) / messages * 1e6
+        kernel = cpu * (kernel_after - kernel_before) / max(1, ticks_after - ticks_before)
+        return Sample(cpu, kernel, messages / took, p50, p99)
 
 
 def idle_bytes(server: Competitor, cpus: tuple[int, int]) -> float:
@@ -230,8 +244,9 @@ def main() -> int:
     """Mide, enseña el progreso y escribe las tablas. Devuelve el código de salida."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     every = [*(work.key for work in WORKS), "idle", "client"]
-    parser.add_argument("--rondas", type=int, default=5)
-    parser.add_argument("--segundos", type=float, default=1.0)
+    # Muchas y cortas: una máquina compartida cambia de velocidad de un segundo a otro, y la mediana lo aguanta.
+    parser.add_argument("--rondas", type=int, default=9, help="medidas de cada servidor en cada trabajo (%(default)s)")
+    parser.add_argument("--segundos", type=float, default=0.5, help="lo que dura cada una (%(default)s)")
     parser.add_argument("--trabajos", default=",".join(every), help="claves separadas por comas (%(default)s)")
     parser.add_argument("--servidores", default="", help="solo los que contengan este texto, y el de C")
     parser.add_argument("--docs", action="store_true", help="escribe lo medido en docs/ y en el README")

@@ -63,8 +63,8 @@ def test_the_tables_and_figures_are_written_between_their_marks(
     results = Results([limit, ours, absent], 2, 0.5)
     for work in WORKS:
         results.samples[work.key] = {
-            "C": [Sample(2.0, 5e5, 1, 2), Sample(4.0, 4e5, 1, 2)],
-            "el nuestro": [Sample(3.0, 3e5, 1, 2), Sample(6.0, 2e5, 1, 2)],
+            "C": [Sample(2.0, 1.0, 5e5, 1, 2), Sample(4.0, 1.0, 4e5, 1, 2)],
+            "el nuestro": [Sample(3.0, 1.0, 3e5, 1, 2), Sample(6.0, 1.0, 2e5, 1, 2)],
         }
         results.failures[work.key] = {"malo": "malo: perdió una respuesta"}
     results.idle = {"C": 80.0}
