@@ -172,7 +172,8 @@ def test_a_shortcut_that_fails_falls_back_to_the_function(outcome: object) -> No
             raise outcome
         return outcome  # type: ignore[return-value]
 
-    assert ServerProtocol(Service(str.swapcase, block=shortcut)).receive_data(b"Hola\n") == b"hOLA\n"
+    for data in (b"Hola\n", b"Hola\nAd"):  # con todo entero y con algo a medias son dos caminos
+        assert ServerProtocol(Service(str.swapcase, block=shortcut)).receive_data(data) == b"hOLA\n"
 
 
 def test_ctrl_c_is_not_a_failure_of_the_service() -> None:
@@ -180,8 +181,9 @@ def test_ctrl_c_is_not_a_failure_of_the_service() -> None:
         raise KeyboardInterrupt
 
     for service in (Service(interrupted), Service(str, block=interrupted)):
-        with pytest.raises(KeyboardInterrupt):
-            ServerProtocol(service).receive_data(b"hola\n")
+        for data in (b"hola\n", b"hola\nad"):
+            with pytest.raises(KeyboardInterrupt):
+                ServerProtocol(service).receive_data(data)
 
 
 def test_one_bad_message_among_many_does_not_make_the_rest_pay_one_by_one() -> None:
