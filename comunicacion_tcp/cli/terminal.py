@@ -65,7 +65,8 @@ def _fill_closed_descriptors() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # toma el menor libre: este
+            with contextlib.suppress(OSError):  # sin /dev/null, como estaba
+                os.open(os.devnull, os.O_RDWR)  # toma el menor libre: este
 
 
 def _prepare(stream: TextIO | None, errors: str, newline: str | None = None) -> None:
