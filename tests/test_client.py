@@ -23,8 +23,10 @@ from comunicacion_tcp.protocol import ClientProtocol
 
 from .support.serving import served
 from .support.sockets import foreign_server, free_port, receive_all, reset
+from .support.waiting import PATIENCE
 
 QUICK = Limits(reply_silence=0.05, reply_timeout=5)  # para servidores que no terminan sus respuestas
+PATIENT = Limits(reply_silence=PATIENCE, reply_timeout=PATIENCE)  # para respuestas que una máquina ocupada trae a ratos
 
 
 def talk(port: int, limits: Limits = QUICK) -> Client:
@@ -33,7 +35,7 @@ def talk(port: int, limits: Limits = QUICK) -> Client:
 
 
 def test_a_conversation() -> None:
-    with served() as running, talk(running.port) as client:
+    with served() as running, talk(running.port, PATIENT) as client:
         assert client.send("hola señor") == "HOLA SEÑOR"
         assert client.send("") == ""
         assert client.take_unasked() == []
@@ -41,14 +43,14 @@ def test_a_conversation() -> None:
 
 
 def test_goodbye_as_the_only_message() -> None:
-    with served() as running, talk(running.port) as client:
+    with served() as running, talk(running.port, PATIENT) as client:
         assert client.say_goodbye() == ["Conexión cerrada"]
 
 
 def test_a_reply_of_several_megabytes_arrives_whole() -> None:
     # Y el primer mensaje: el servidor responde a trozos mientras aún se le envía, y nadie se queda esperando.
     message = "ΰ" * (512 * 1024)
-    with served() as running, talk(running.port) as client:
+    with served() as running, talk(running.port, PATIENT) as client:
         for _ in range(3):
             assert client.send(message) == message.upper()
         assert len(message.upper().encode()) == 3 * 1024 * 1024
@@ -62,12 +64,12 @@ def test_a_server_that_answers_as_it_reads_never_blocks_us() -> None:
             sock.sendall(data.upper())
 
     message = "x" * (32 * 1024 * 1024)
-    with foreign_server(serve) as port, talk(port) as client:
+    with foreign_server(serve) as port, talk(port, PATIENT) as client:
         assert client.send(message) == message.upper()
 
 
 def test_a_server_that_cannot_be_written_to_is_still_read() -> None:
-    with served() as running, talk(running.port) as client:
+    with served() as running, talk(running.port, PATIENT) as client:
         assert client.send("uno") == "UNO"
         assert client._socket
         client._socket.shutdown(socket.SHUT_WR)  # desde aquí, escribir es EPIPE
@@ -76,14 +78,14 @@ def test_a_server_that_cannot_be_written_to_is_still_read() -> None:
 
 
 def test_a_message_too_long_gets_its_error_and_the_next_its_reply() -> None:
-    with served() as running, talk(running.port) as client:
+    with served() as running, talk(running.port, PATIENT) as client:
         client.send("por líneas")
         assert client.send("x" * (3 * 1024 * 1024)) == "ERROR: el mensaje pasa de 1048576 bytes"
         assert client.send("sigo") == "SIGO"
 
 
 def test_what_cannot_be_a_message_is_not_sent() -> None:
-    with served() as running, talk(running.port) as client:
+    with served() as running, talk(running.port, PATIENT) as client:
         with pytest.raises(MessageError):
             client.send("dos\nlíneas")
         assert client.send("hola") == "HOLA"
@@ -381,7 +383,7 @@ def test_ports_out_of_range(port: int) -> None:
 
 def test_connecting_again_is_another_conversation() -> None:
     with served() as running:
-        client = talk(running.port)
+        client = talk(running.port, PATIENT)
         for _ in range(2):
             client.connect()
             client.connect()
@@ -391,7 +393,7 @@ def test_connecting_again_is_another_conversation() -> None:
 
 def test_closing_twice_and_using_it_closed() -> None:
     with served() as running:
-        client = talk(running.port)
+        client = talk(running.port, PATIENT)
         with pytest.raises(ConnectionLost):
             client.send("sin conectar")
         client.connect()
