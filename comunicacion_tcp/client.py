@@ -182,7 +182,9 @@ class Client:
             try:
                 return _open_one(family, place, max(_SHORTEST_WAIT, share))
             except OSError as error:
-                failure = error
+                # Que nadie escuche dice más que lo que falle en otra dirección (::1 en una máquina sin IPv6).
+                if not isinstance(failure, ConnectionRefusedError):
+                    failure = error
         raise failure
 
     def _move(self, rest: memoryview, timeout: float, *, last: bool = False) -> tuple[memoryview, bool]:

@@ -69,8 +69,7 @@ class Listener:
         """Deja de escuchar; antes acepta a quienes ya esperaban en cola, como mucho ``queued``."""
         self._stop()
         self._accept(queued)
-        if self._retry:
-            self._retry.cancel()
+        self._stop()  # si no pudo, quedó en intentarlo más tarde
         self._sock.close()
 
     def _accept(self, most: int) -> None:
@@ -102,6 +101,8 @@ class Listener:
         self._trouble(error)
 
     def _stop(self) -> None:
+        if self._retry:
+            self._retry.cancel()
         if self._asking:
             self._asking.cancel()
         else:

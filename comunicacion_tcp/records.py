@@ -41,8 +41,9 @@ class Record:
 
     @classmethod
     def fields(cls) -> tuple[str, ...]:
-        """Los nombres de los campos, en su orden."""
-        return tuple(cls.__annotations__)
+        """Los nombres de los campos, en su orden: primero los heredados."""
+        family = [one for one in reversed(cls.__mro__) if issubclass(one, Record)]
+        return tuple(dict.fromkeys(name for one in family for name in one.__annotations__))
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{type(self).__name__} no cambia una vez hecho: haz otro con {name} distinto")

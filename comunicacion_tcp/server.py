@@ -28,8 +28,8 @@ Peer = tuple[str, int]
 
 _FULL = "ERROR: el servidor está completo; inténtalo más tarde\n"
 _READ_SIZE = 64 * 1024  # bytes por lectura: lo que un socket suele tener listo; la mitad del umbral de glibc
-# Antes de detenerse se lee lo que ya estaba en los sockets, contado en vueltas del bucle de asyncio: crear el
-# transporte, presentarlo, empezar a leer, leer; y una de sobra.
+# Antes de detenerse, vueltas del bucle para leer de los recién aceptados: crear el transporte, presentarlo, empezar a
+# leer, leer; y una de sobra. Quien ya había enviado megabytes se queda sin respuesta a los últimos.
 _TURNS_TO_READ = 5
 
 
@@ -163,9 +163,12 @@ class Connection(asyncio.Protocol):
 
     def cut(self) -> None:
         """Se corta ya, con lo que quede sin entregar."""
+        self._cancel_timer()
         if self._transport.get_write_buffer_size():
             self._server.count_cut()
             self._server.observer.undelivered(self._peer)
+        # Desde ya, y no cuando asyncio lo confirme: cortada dos veces se contaría dos.
+        self._server.forget(self)
         self._transport.abort()
 
     # -- por dentro -----------------------------------------------------------------------------------------
@@ -317,7 +320,7 @@ class Server:
         before = self._cut_count
         self.stopping = True
         for listener in self._listeners:
-            listener.close(self.limits.backlog)
+            listener.close(self.limits.backlog + 1)  # Linux guarda en cola uno más de los que se le dicen
         self._listeners.clear()
         for _ in range(_TURNS_TO_READ):
             await asyncio.sleep(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -356,6 +357,21 @@ def test_each_address_is_tried_ipv4_first(monkeypatch: pytest.MonkeyPatch) -> No
         with Client("tres.example", running.port) as client:
             assert client.send("hola") == "HOLA"
     assert tried == ["127.0.0.9", "127.0.0.1"]
+
+
+def test_nobody_listening_says_more_than_an_address_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(family: int, place: tuple[str, int], timeout: float) -> socket.socket:
+        raise OSError(errno.EADDRNOTAVAIL, "no") if family == socket.AF_INET6 else ConnectionRefusedError()
+
+    resolve = socket.getaddrinfo
+
+    def resolve_two(host: bytes, port: int, **kind: int) -> list[object]:
+        return [found for name in ("127.0.0.1", "::1") for found in resolve(name, port, **kind)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve_two)
+    monkeypatch.setattr(client_module, "_open_one", fail)
+    with pytest.raises(ServerNotRunning):
+        Client().connect()
 
 
 def test_a_server_that_cuts_right_after_accepting(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,17 @@ def test_the_class_may_refuse_values() -> None:
         Point(-1)
 
 
+def test_a_class_inherits_the_fields_of_its_base() -> None:
+    class Place(Point):
+        name: str = ""
+
+    class Same(Point):
+        pass
+
+    assert Place.fields() == ("x", "y", "name")
+    assert (Place(1, 2, "aquí").name, Place(x=1).y, Same(3).x) == ("aquí", 0, 3)
+
+
 def test_nothing_changes_afterwards() -> None:
     point = Point(1)
     with pytest.raises(AttributeError, match="otro con x distinto"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import socket
 import threading
@@ -233,6 +234,29 @@ def test_cut_ends_at_once_without_delivering() -> None:
             reset_seen(sock)
 
 
+def test_cutting_twice_counts_once() -> None:
+    with served() as running, connect(running.port) as sock:
+        wait_until(lambda: running.server.conversations == 1)
+        (connection,) = running.server._connections
+        sock.setblocking(False)
+
+        def send_and_look() -> int:
+            with contextlib.suppress(BlockingIOError):
+                sock.send(b"x" * 65535 + b"\n")
+            return connection._transport.get_write_buffer_size()
+
+        wait_until(send_and_look, "que se le deba algo")
+
+        def cut_twice() -> None:
+            running.server.cut()
+            running.server.cut()
+
+        running.server.loop.call_soon_threadsafe(cut_twice)
+        wait_until(lambda: "undelivered" in running.events.names)
+        assert running.drain() == 0
+        assert running.events.names.count("undelivered") == 1
+
+
 def reset_seen(sock: socket.socket) -> None:
     """Lee y escribe hasta que el sistema dice que al otro lado ya no hay nadie."""
     while True:
@@ -418,3 +442,19 @@ def test_what_was_already_in_the_socket_is_answered_before_stopping() -> None:
             return receive_all(sock)
 
     assert run_loop(converse()) == b"HOLA\n"
+
+
+def test_everyone_in_a_full_queue_is_answered_before_stopping() -> None:
+    async def converse() -> list[bytes]:
+        server = Server(host="127.0.0.1", port=0, limits=Limits(backlog=4))
+        await server.start()
+        crowd = [connect(server.addresses[0][1]) for _ in range(5)]  # Linux guarda uno más de los pedidos
+        for sock in crowd:
+            sock.sendall(b"hola\n")
+        await server.drain()
+        replies = [receive_all(sock) for sock in crowd]
+        for sock in crowd:
+            sock.close()
+        return replies
+
+    assert run_loop(converse()) == [b"HOLA\n"] * 5
