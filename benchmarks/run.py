@@ -261,6 +261,7 @@ def main() -> int:
         print("Hacen falta dos procesadores: uno para el servidor y otro para el generador.", file=sys.stderr)
         return 1
     cpus = (available[0], available[1])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # que tampoco así quede un servidor en marcha
     with tempfile.TemporaryDirectory() as name:
         everyone = competitors(Path(name))
         chosen = [server for server in everyone if server is everyone[0] or options.servidores in server.name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -18,6 +19,7 @@ from benchmarks.works import WORKS, Work
 from .support.examples import ROOT
 from .support.programs import environment
 from .support.tools import need
+from .support.waiting import wait_until
 
 
 @pytest.mark.parametrize("work", WORKS, ids=lambda work: work.key)
@@ -88,6 +90,32 @@ def test_impossible_measures_are_refused(options: list[str]) -> None:
         [sys.executable, "-m", "benchmarks.run", *options], cwd=ROOT, capture_output=True, text=True, env=environment()
     )
     assert done.returncode == 2
+
+
+def test_stopped_halfway_it_leaves_no_server_running() -> None:
+    need("cc")
+    need("taskset")
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("hacen falta dos procesadores")
+    command = [sys.executable, "-m", "benchmarks.run", "--trabajos", "rr", "--servidores", "nadie", "--segundos", "60"]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
+    ) as bench:
+        started: list[Path] = []
+
+        def has_started() -> bool:
+            with contextlib.suppress(OSError):  # los que compilan van y vienen
+                for child in Path(f"/proc/{bench.pid}/task/{bench.pid}/children").read_text().split():
+                    process = Path("/proc") / child
+                    if (process / "cmdline").read_bytes().split(b"\0")[0].endswith(b"/reference"):
+                        started.append(process)
+            return bool(started)
+
+        wait_until(has_started, "que arranque el servidor en C")
+        bench.terminate()
+        bench.communicate()
+        assert bench.returncode == 1
+        wait_until(lambda: not started[0].exists(), "que acabe el servidor")
 
 
 def test_a_short_round_against_the_server_in_c() -> None:
