@@ -103,13 +103,14 @@ def write_docs(results: Results) -> None:
         f"{platform.system()} {platform.release()}, {_processor()}; {results.rounds} rondas intercaladas de "
         f"{results.seconds:g} s (`make bench`)."
     )
+    summary = summary_table(results)
     versions = [[server.name, server.version or f"FALTA: {server.missing}"] for server in results.servers]
     parts = [
         conditions,
         _table(["servidor", "versión"], versions),
         "## Resumen",
         "Procesador por mensaje, en veces el del servidor en C; la mediana de las rondas.",
-        summary_table(results),
+        summary,
         "![Procesador por mensaje de cada servidor en cada trabajo](rendimiento-cpu.svg)",
         "![Tiempo de respuesta de cada servidor en cada trabajo](rendimiento-latencia.svg)",
         "## Lo que nos proponemos",
@@ -120,7 +121,7 @@ def write_docs(results: Results) -> None:
         client_table(results),
     ]
     replace_between(PAGE, "\n\n".join(part.strip() for part in parts))
-    replace_between(README, f"{summary_table(results)}\n{conditions}")
+    replace_between(README, f"{summary}\n{conditions}")
 
 
 def replace_between(path: Path, text: str) -> None:
@@ -163,7 +164,8 @@ def _panels(results: Results, title: str) -> tuple[Any, list[tuple[Work, Any, li
 
     works = [work for work in WORKS if work.key in results.samples]
     most = max(len(samples) for samples in results.samples.values())
-    figure, axes = pyplot.subplots(-(-len(works) // 2), 2, figsize=(11, 2.9 * -(-len(works) // 2)), squeeze=False)
+    lines = -(-len(works) // 2)
+    figure, axes = pyplot.subplots(lines, 2, figsize=(11, 2.9 * lines), squeeze=False)
     figure.suptitle(title, fontsize=13)
     panels = []
     for axis, work in zip(axes.flat, works, strict=False):

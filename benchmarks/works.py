@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-FAREWELL = "Conexión cerrada\n".encode()
+from comunicacion_tcp.protocol import FAREWELL, GOODBYE
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,15 @@ class Work:
         with path.open("wb") as file:
             for connection in range(self.connections):
                 messages = b"".join(self._message(connection, number) for number in range(self.depth))
-                request = messages + (b"DESCONEXION\n" if self.churn else b"")
-                reply = messages.decode().upper().encode() + (FAREWELL if self.churn else b"")
+                request = messages + (f"{GOODBYE}\n".encode() if self.churn else b"")
+                reply = messages.decode().upper().encode() + (f"{FAREWELL}\n".encode() if self.churn else b"")
                 file.write(request + reply)
         return path, len(request), len(reply)
 
     def _message(self, connection: int, number: int) -> bytes:
         # Cada uno dice de quién es: una respuesta cruzada no coincidiría.
         filler = "el señor añejo comió más piñones " if self.accents else "hola servidor de mensajes "
-        start = f"{connection:04d} {number:04d} "
-        body = start.encode()
+        body = f"{connection:04d} {number:04d} ".encode()
         while len(body) < self.size:
             body += filler.encode()
         text = body[: self.size - (not self.bare)].decode(errors="ignore")

@@ -117,8 +117,7 @@ class ServerProtocol:
                     raise
                 except BaseException:
                     reply = b""
-                if reply and isinstance(reply, bytes):
-                    return reply
+                return reply if reply and isinstance(reply, bytes) else self._answer_by_halves(data)
             return self._answer(data)
         if b"\n" in data:
             return self._decide(data)
@@ -249,13 +248,18 @@ class ServerProtocol:
                 raise
             except BaseException:  # lo dirá, con su razón, cada mensaje por separado
                 reply = b""
-            if reply and isinstance(reply, bytes):
-                return reply
-            # Algún mensaje es malo. Por mitades, los demás siguen yendo en bloque: si no, uno solo haría pagar
-            # por separado los cientos de miles que caben en una lectura.
-            middle = block.find(b"\n", len(block) // 2) + 1
-            if len(block) > _FEW_BYTES and 0 < middle < len(block):
-                return self._answer(block[:middle]) + self._answer(block[middle:])
+            return reply if reply and isinstance(reply, bytes) else self._answer_by_halves(block)
+        return self._answer_one_by_one(block)
+
+    def _answer_by_halves(self, block: bytes) -> bytes:
+        # El atajo no pudo: algún mensaje es malo. Por mitades, los demás siguen yendo en bloque: si no, uno solo haría
+        # pagar por separado los cientos de miles que caben en una lectura.
+        middle = block.find(b"\n", len(block) // 2) + 1
+        if len(block) > _FEW_BYTES and 0 < middle < len(block):
+            return self._answer(block[:middle]) + self._answer(block[middle:])
+        return self._answer_one_by_one(block)
+
+    def _answer_one_by_one(self, block: bytes) -> bytes:
         bodies = block.split(b"\n")
         last = bodies.pop()
         replies = [self._answer_message(body, b"\n") for body in bodies]

@@ -41,7 +41,8 @@ def as_service(service: Service | Callable[[str], str]) -> Service:
 
 
 _LATIN_ODD = (b"\xb5", b"\xdf", b"\xff")  # µ, ß y ÿ en Latin-1: su mayúscula no cabe en él
-_LATIN_UPPER = bytes(code if bytes([code]) in _LATIN_ODD else ord(chr(code).upper()) for code in range(256))
+_LATIN_LOWER = "abcdefghijklmnopqrstuvwxyzàáâãäåæçèéêëìíîïðñòóôõöøùúûüýþ"
+_LATIN_UPPER = bytes.maketrans(_LATIN_LOWER.encode("latin-1"), _LATIN_LOWER.upper().encode("latin-1"))
 _LATIN_FROM = 1024  # bytes: con menos, tantos pasos cuestan más de lo que ahorran
 
 

@@ -21,6 +21,8 @@ from .support.programs import environment
 from .support.tools import need
 from .support.waiting import wait_until
 
+BENCH = [sys.executable, "-m", "benchmarks.run"]
+
 
 @pytest.mark.parametrize("work", WORKS, ids=lambda work: work.key)
 def test_each_work_sends_messages_of_its_size_and_expects_upper_case(work: Work, tmp_path: Path) -> None:
@@ -86,18 +88,21 @@ def test_the_tables_and_figures_are_written_between_their_marks(
 
 @pytest.mark.parametrize("options", [["--trabajos", "nada"], ["--docs", "--servidores", "trio"]])
 def test_impossible_measures_are_refused(options: list[str]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.run", *options], cwd=ROOT, capture_output=True, text=True, env=environment()
-    )
+    done = subprocess.run([*BENCH, *options], cwd=ROOT, capture_output=True, text=True, env=environment())
     assert done.returncode == 2
 
 
-def test_stopped_halfway_it_leaves_no_server_running() -> None:
+def need_what_it_needs() -> None:
+    """Salta la prueba donde `make bench` no puede medir."""
     need("cc")
     need("taskset")
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("hacen falta dos procesadores")
-    command = [sys.executable, "-m", "benchmarks.run", "--trabajos", "rr", "--servidores", "nadie", "--segundos", "60"]
+
+
+def test_stopped_halfway_it_leaves_no_server_running() -> None:
+    need_what_it_needs()
+    command = [*BENCH, "--trabajos", "rr", "--servidores", "nadie", "--segundos", "60"]
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
     ) as bench:
@@ -119,13 +124,10 @@ def test_stopped_halfway_it_leaves_no_server_running() -> None:
 
 
 def test_a_short_round_against_the_server_in_c() -> None:
-    need("cc")
-    need("taskset")
-    if len(os.sched_getaffinity(0)) < 2:
-        pytest.skip("hacen falta dos procesadores")
+    need_what_it_needs()
     works = "rr,p16,es100,bare,churn,client"
     short = ["--rondas", "1", "--segundos", "0.05", "--trabajos", works, "--servidores", "comunicacion_tcp"]
-    command = [sys.executable, "-m", "benchmarks.run", *short]
+    command = [*BENCH, *short]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment())
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("| C, epoll (el límite) |") == 5

@@ -16,7 +16,7 @@ from comunicacion_tcp.server import Server
 from .support.fakes import FakeTransport, fake_connection
 from .support.loops import run_loop
 from .support.serving import served
-from .support.sockets import connect, receive, receive_all, reset
+from .support.sockets import connect, fill, receive, receive_all, reset
 from .support.waiting import wait_until
 
 BYE = "Conexión cerrada".encode()
@@ -59,17 +59,7 @@ def test_a_client_that_reads_nothing_until_the_end_still_gets_everything() -> No
 def test_pending_output_is_bounded_while_the_client_does_not_read() -> None:
     limits = Limits(drain=0.5)
     with served(limits=limits) as running, connect(running.port) as sock:
-        sock.setblocking(False)
-        sent = 0
-        chunk = b"x" * 1023 + b"\n"
-        stuck_at = -1
-        while sent != stuck_at:  # hasta que ni esperando un poco se puede enviar más
-            stuck_at = sent
-            try:
-                while True:
-                    sent += sock.send(chunk * 64)
-            except BlockingIOError:
-                threading.Event().wait(0.2)
+        fill(sock, (b"x" * 1023 + b"\n") * 64)
         (connection,) = running.server._connections
         pending = connection._transport.get_write_buffer_size()
         assert 0 < pending <= 256 * 1024  # como mucho, la respuesta de una lectura (asyncio, 64 KiB; uvloop, 256)

@@ -21,7 +21,7 @@ from comunicacion_tcp.errors import ServiceFailed, TooLong
 from ..support.fakes import FakeLoop
 from ..support.loops import FAST
 from ..support.programs import CLIENT, SERVER, Program, fails, run, running_server
-from ..support.sockets import connect, receive, receive_all, reset
+from ..support.sockets import connect, fill, receive, receive_all, reset
 from ..support.waiting import wait_until
 
 
@@ -64,19 +64,6 @@ def test_the_second_signal_ends_at_once() -> None:
         server.signal(signal.SIGTERM)
         assert server.wait() == 1
         assert "Servidor detenido con 1 conexión sin entregar todo." in server.output
-
-
-def fill(sock: socket.socket) -> None:
-    """Envía sin leer hasta que el servidor deja de leer."""
-    sock.setblocking(False)
-    quiet = 0
-    while quiet < 20:
-        try:
-            sock.send(b"x" * 65535 + b"\n")
-            quiet = 0
-        except BlockingIOError:
-            quiet += 1
-            threading.Event().wait(0.01)
 
 
 def reporting() -> tuple[FakeLoop, module._Reporter, module._Trouble]:

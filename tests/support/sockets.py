@@ -34,6 +34,19 @@ def receive_all(sock: socket.socket) -> bytes:
     return bytes(data)
 
 
+def fill(sock: socket.socket, data: bytes = b"x" * 65535 + b"\n") -> None:
+    """Envía ``data`` una y otra vez, sin leer, hasta que ni esperando un poco se puede más: no le leen."""
+    sock.setblocking(False)
+    quiet = 0
+    while quiet < 20:
+        try:
+            sock.send(data)
+            quiet = 0
+        except BlockingIOError:
+            quiet += 1
+            threading.Event().wait(0.01)
+
+
 def reset(sock: socket.socket) -> None:
     """Cierra con RST en vez de FIN."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
