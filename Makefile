@@ -13,13 +13,17 @@ BENCH := .venv/bench-$(VERSION)
 # make bench BENCH_OPTIONS="--trabajos rr,p16 --servidores comunicacion"
 BENCH_OPTIONS ?= --docs
 
-.PHONY: bench help test test-all lint types tests fuzz format install install-all clean
+# Sin más, la medida entera, que se escribe en docs/. Para ver solo algo: make soak SOAK_OPTIONS="--escenarios storm"
+SOAK_OPTIONS ?= --docs
+
+.PHONY: bench soak help test test-all lint types tests fuzz format install install-all clean
 
 help:
 	@echo 'make test       estilo, tipos y pruebas con $(PYTHON) (lo instala todo en .venv/)'
 	@echo 'make test-all   lo mismo, con las pruebas repetidas en cada Python desde 3.10 que haya'
 	@echo 'make fuzz       las propiedades del protocolo con cien mil ejemplos'
 	@echo 'make bench      la velocidad, junto a la de otros servidores y a la de uno en C'
+	@echo 'make soak       la fiabilidad: lo que aguanta el servidor cuando todo va mal'
 	@echo 'make format     pone el estilo'
 	@echo 'make clean      borra lo generado'
 
@@ -47,6 +51,9 @@ fuzz: install
 
 bench: $(BENCH)/ready
 	$(BENCH)/bin/python -m benchmarks.run $(BENCH_OPTIONS)
+
+soak: install
+	$(BIN)/python -m soak.run $(SOAK_OPTIONS)
 
 $(BENCH)/ready: requirements-bench.txt
 	$(PYTHON) -m venv --clear $(BENCH)

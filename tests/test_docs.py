@@ -93,6 +93,7 @@ def test_every_command_shown_is_run_by_a_test() -> None:
         "make test-all": ".ci/run",
         "make fuzz": "aquí mismo",
         "make bench": "test_benchmarks.py, más corta",
+        "make soak": "test_soak.py, más corta",
         "make format": "aquí mismo",
         "make clean": "aquí mismo",
     }
@@ -113,7 +114,7 @@ def test_the_example_of_the_library() -> None:
     assert run([sys.executable, "-c", code]).stdout.decode() == blocks("README.md", "text")[3]
 
 
-@pytest.mark.parametrize("target", ["test", "test-all", "fuzz", "bench", "format", "clean"])
+@pytest.mark.parametrize("target", ["test", "test-all", "fuzz", "bench", "soak", "format", "clean"])
 def test_the_makefile_knows_what_is_promised(target: str) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert re.search(rf"^{target}:", makefile, re.MULTILINE)
@@ -127,7 +128,9 @@ def test_the_map_of_the_code_is_the_code() -> None:
     assert drawn == {name for name in real if not name.startswith("_") and name != "py.typed"}
 
 
-@pytest.mark.parametrize("page", ["README.md", "README.en.md", "CONTRIBUTING.md", "docs/protocolo.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "README.en.md", "CONTRIBUTING.md", "docs/protocolo.md", "docs/fiabilidad.md"]
+)
 def test_links_lead_somewhere(page: str) -> None:
     for link in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text(encoding="utf-8")):
         assert ((ROOT / page).parent / link).exists(), link
