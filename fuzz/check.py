@@ -27,8 +27,8 @@ from tests.support.model import EOF, FAREWELL, SILENCE, Step, answer_lines, answ
 OPTIONS = 5
 _LIMITS = 49  # máximos distintos, de 16 a 64 bytes: los mensajes de una entrada corta los cruzan a menudo
 # Un trozo repetido puede pasar de los bytes que cambian de camino en services.py (1024) y protocol.py (512). Con más
-# copias el fuzzer pasaría el rato en unas pocas entradas lentas; por lo mismo, solo se repite uno.
-_COPIES, _REPEATED = 24, 1100
+# mensajes el fuzzer pasaría el rato en unas pocas entradas lentas; por lo mismo, solo se repite uno.
+_MESSAGES, _REPEATED = 24, 1100
 _MARKS = re.compile(rb"([|~*])")
 
 # Lo que hace el servicio caprichoso con un mensaje que lleva cada signo, y lo que por el cable se sabe de ello.
@@ -92,7 +92,7 @@ def read_script(script: bytes, *, byte_by_byte: bool) -> list[Step]:
     steps: list[Step] = []
     for piece, mark in zip(parts[::2], parts[1::2], strict=True):
         if mark == b"*":
-            steps.append((piece * _COPIES)[:_REPEATED])
+            steps.append((piece * max(1, _MESSAGES // (piece.count(b"\n") or 1)))[:_REPEATED])
         elif byte_by_byte:
             steps += [piece[at : at + 1] for at in range(len(piece))]
         else:

@@ -25,6 +25,7 @@ from . import corpus
 _LONGEST = 96  # bytes por entrada: caben varios mensajes del máximo más corto, y las largas son las lentas
 _TOO_SLOW = 10  # segundos: lo normal es medio milisegundo; una entrada así es un fallo
 _TALK = 30.0  # segundos entre dos noticias
+_LAST = 40  # líneas que se guardan: ahí cabe la traza de un fallo
 
 
 def write_inputs(folder: Path) -> None:
@@ -38,14 +39,8 @@ def write_inputs(folder: Path) -> None:
 
 def atheris(folder: Path, *options: str) -> subprocess.Popen[str]:
     """Lo arranca sobre esa carpeta; lo que escribe se lee de su ``stdout``."""
-    command = [
-        sys.executable,
-        "-m",
-        "fuzz.target",
-        f"-artifact_prefix={folder}/crash-",
-        f"-timeout={_TOO_SLOW}",
-        *options,
-    ]
+    own = [f"-artifact_prefix={folder}/found-", f"-timeout={_TOO_SLOW}"]
+    command = [sys.executable, "-m", "fuzz.target", *own, *options]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace"
     )
@@ -56,17 +51,20 @@ def follow(process: subprocess.Popen[str]) -> tuple[int, list[str]]:
     assert process.stdout
     executed, spoke = 0, time.monotonic()
     last: list[str] = []
-    for line in process.stdout:
-        if found := re.match(r"#(\d+)\s.*cov: (\d+) ft: (\d+)", line):
-            executed = int(found[1])
-            if time.monotonic() - spoke > _TALK:
-                spoke = time.monotonic()
-                print(f"  {executed} entradas, {found[2]} saltos y {found[3]} caminos distintos", flush=True)
-        elif found := re.match(r"stat::number_of_executed_units:\s*(\d+)", line):
-            executed = int(found[1])
-        else:
-            last = [*last[-39:], line]
-    process.wait()
+    try:
+        for line in process.stdout:
+            if found := re.match(r"#(\d+)\s.*cov: (\d+) ft: (\d+)", line):
+                executed = int(found[1])
+                if time.monotonic() - spoke > _TALK:
+                    spoke = time.monotonic()
+                    print(f"  {executed} entradas, {found[2]} saltos y {found[3]} caminos distintos", flush=True)
+            elif found := re.match(r"stat::number_of_executed_units:\s*(\d+)", line):
+                executed = int(found[1])
+            else:
+                last = [*last[-_LAST:], line]
+        process.wait()
+    finally:
+        process.kill()  # si se interrumpe
     return executed, last
 
 
@@ -89,28 +87,18 @@ def main() -> int:
     wanted = parser.parse_args()
     if not importlib.util.find_spec("atheris"):
         version = "{}.{}".format(*sys.version_info)
-        print(
-            f"No hay atheris para Python {version} en {sys.platform}: solo han corrido las propiedades de hypothesis."
-        )
+        print(f"No hay atheris para Python {version} en {sys.platform}: de make fuzz solo corren las propiedades.")
         return 0
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # para pasar por el finally
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # para no dejar atrás a atheris ni la carpeta
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_inputs(folder)
         start = time.monotonic()
-        process = atheris(
-            folder, f"-runs={wanted.entradas}", f"-max_len={_LONGEST}", f"-dict={folder}/dict", "-print_final_stats=1",
-            str(folder / "corpus"),
-        )  # fmt: skip
-        try:
-            executed, last = follow(process)
-        except KeyboardInterrupt:
-            print("Interrumpido.")
-            return 1
-        finally:
-            process.kill()
+        options = [f"-runs={wanted.entradas}", f"-max_len={_LONGEST}", f"-dict={folder}/dict", "-print_final_stats=1"]
+        process = atheris(folder, *options, str(folder / "corpus"))
+        executed, last = follow(process)
         seconds = time.monotonic() - start
-        crashes = [path.read_bytes() for path in folder.glob("crash-*")]
+        crashes = [path.read_bytes() for path in folder.glob("found-*")]
         size = len(list((folder / "corpus").iterdir()))
         print(f"{executed} entradas, {executed / seconds:.0f} por segundo; corpus de {size}; {len(crashes)} fallos")
         if crashes or process.returncode:
@@ -125,4 +113,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("Interrumpido.")

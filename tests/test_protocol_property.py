@@ -77,8 +77,7 @@ def test_whole_equals_byte_by_byte(stream: bytes) -> None:
 @given(pieces, places)
 def test_a_service_without_a_shortcut_answers_the_same(stream: bytes, places: list[int]) -> None:
     slow = ServerProtocol(Service(str.upper), Limits(max_message=LIMIT))
-    reply = b"".join(slow.receive_data(piece) for piece in cut(stream, places) if isinstance(piece, bytes))
-    assert reply + slow.receive_eof() == answer_lines(stream, LIMIT)
+    assert play(slow, [*cut(stream, places), EOF]) == answer_lines(stream, LIMIT)
 
 
 @given(st.lists(good_text.map(lambda text: text.rstrip("\r")), max_size=6), places, places)
@@ -86,8 +85,7 @@ def test_two_real_ends_and_a_fake_wire(messages: list[str], there: list[int], ba
     messages = [message for message in messages if message != GOODBYE.decode()]
     client, server = ClientProtocol(), ServerProtocol()
     stream = b"".join(client.send(message) for message in messages) + client.say_goodbye()
-    answer = b"".join(server.receive_data(piece) for piece in cut(stream, there) if isinstance(piece, bytes))
-    answer += server.receive_eof()
+    answer = play(server, [*cut(stream, there), EOF])
     for piece in cut(answer, back):
         assert isinstance(piece, bytes)
         client.receive_data(piece)
