@@ -11,6 +11,7 @@ from comunicacion_tcp.limits import Limits
 from comunicacion_tcp.protocol import ClientProtocol, ServerProtocol
 from comunicacion_tcp.services import Service, uppercase
 
+from .support.driving import play
 from .support.model import EOF, SILENCE, Step
 
 SMALL = Limits(max_message=16)
@@ -18,14 +19,7 @@ SMALL = Limits(max_message=16)
 
 def replies(conversation: ServerProtocol, *steps: Step) -> list[bytes]:
     """Lo que responde a cada paso."""
-    return [
-        conversation.receive_silence()
-        if step == SILENCE
-        else conversation.receive_eof()
-        if step == EOF
-        else conversation.receive_data(step)  # type: ignore[arg-type]
-        for step in steps
-    ]
+    return [play(conversation, [step]) for step in steps]
 
 
 BYE = "Conexión cerrada".encode()
