@@ -16,12 +16,17 @@ BENCH_OPTIONS ?= --docs
 # Sin más, la medida entera, que se escribe en docs/. Para ver solo algo: make soak SOAK_OPTIONS="--escenarios storm"
 SOAK_OPTIONS ?= --docs
 
-.PHONY: bench soak help test test-all lint types tests fuzz format install install-all clean
+FUZZ := .venv/fuzz-$(VERSION)
+FUZZ_RUNS ?= 10000000
+# Con FUZZ_KEEP=1 se queda en fuzz/corpus.txt con lo nuevo que encuentre.
+FUZZ_KEEP ?=
+
+.PHONY: bench soak help test test-all lint types tests fuzz atheris format install install-all clean
 
 help:
 	@echo 'make test       estilo, tipos y pruebas con $(PYTHON) (lo instala todo en .venv/)'
 	@echo 'make test-all   lo mismo, con las pruebas repetidas en cada Python desde 3.10 que haya'
-	@echo 'make fuzz       las propiedades del protocolo con cien mil ejemplos'
+	@echo 'make fuzz       el protocolo contra su modelo: cien mil ejemplos de cada propiedad y diez millones de entradas'
 	@echo 'make bench      la velocidad, junto a la de otros servidores y a la de uno en C'
 	@echo 'make soak       la fiabilidad: lo que aguanta el servidor cuando todo va mal'
 	@echo 'make format     pone el estilo'
@@ -48,6 +53,16 @@ test-all: lint types
 
 fuzz: install
 	$(PYTEST) tests/test_protocol_property.py --hypothesis-profile=long
+	@$(MAKE) --no-print-directory atheris
+
+# La parte guiada por la cobertura, sola: un proceso, en un procesador.
+atheris: $(FUZZ)/ready
+	$(FUZZ)/bin/python -m fuzz.run --entradas $(FUZZ_RUNS) $(if $(FUZZ_KEEP),--guarda)
+
+$(FUZZ)/ready: requirements-fuzz.txt
+	$(PYTHON) -m venv --clear $(FUZZ)
+	$(FUZZ)/bin/python -m pip install --quiet --disable-pip-version-check --retries 5 --requirement requirements-fuzz.txt
+	touch $@
 
 bench: $(BENCH)/ready
 	$(BENCH)/bin/python -m benchmarks.run $(BENCH_OPTIONS)

@@ -6,6 +6,8 @@ El mapa de la casa; los imports van solo hacia abajo (lo vigila ``tests/test_arc
     cli/          argparse y todo texto que lee una persona; lo único que imprime
     server        el transporte: asyncio alrededor del protocolo; entregar, cerrar
     listener      los sockets a la escucha: abrirlos y aceptar de ellos
+    deadlines     muchos plazos iguales con un solo temporizador
+    descriptors   cuántos descriptores quedan, y pedir más
     client        Client, el que espera: un socket bloqueante alrededor del mismo protocolo
     protocol      PURO: entran bytes y salen bytes; ni sockets, ni reloj, ni asyncio
     services      qué se responde: mayúsculas, o cualquier función str -> str

@@ -12,7 +12,7 @@ import selectors
 import socket
 import time
 
-from .errors import ConnectionLost, NetworkError, ServerNotRunning, TimedOut, UnknownHost, format_address
+from .errors import UNIX, ConnectionLost, NetworkError, ServerNotRunning, TimedOut, UnknownHost, format_address
 from .limits import DEFAULT_LIMITS, Limits
 from .protocol import ClientProtocol
 
@@ -35,7 +35,8 @@ class Client:
             reply = client.send("hola")
             client.say_goodbye()
 
-    ``host`` y ``port``: adónde conectar (``ValueError`` si el puerto no va de 1 a 65535). ``limits``: de él se usan los
+    ``host`` y ``port``: adónde conectar (``ValueError`` si el puerto no va de 1 a 65535); un ``host`` como
+    ``"unix:/ruta"`` es un socket de Unix, que no tiene puerto. ``limits``: de él se usan los
     plazos del cliente.
     """
 
@@ -72,7 +73,7 @@ class Client:
             sock = self._open(time.monotonic() + timeout)
         except (socket.gaierror, UnicodeError) as error:
             raise UnknownHost(self.address, error) from error
-        except ConnectionRefusedError as error:
+        except (ConnectionRefusedError, FileNotFoundError) as error:
             raise ServerNotRunning(self.address, error) from error
         except TimeoutError as error:
             raise TimedOut(self.address, timeout, connecting=True) from error
@@ -80,7 +81,8 @@ class Client:
             raise NetworkError(self.address, error) from error
         try:
             itself = sock.getsockname() == sock.getpeername()
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if not self._host.startswith(UNIX):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setblocking(False)
         except OSError as error:  # el servidor cortó nada más aceptar
             sock.close()
@@ -170,6 +172,10 @@ class Client:
 
     def _open(self, deadline: float) -> socket.socket:
         """Un socket conectado a la primera dirección que conteste. Errores: los del sistema."""
+        if self._host.startswith(UNIX):
+            if not hasattr(socket, "AF_UNIX"):
+                raise OSError("en este sistema Python no tiene sockets de Unix")
+            return _open_one(socket.AF_UNIX, self._host.removeprefix(UNIX), deadline - time.monotonic())
         # En bytes no pasa por IDNA, cuyas tablas tardan en cargarse más que en conectar (1,5 ms) y aquí sobran.
         host = self._host.encode() if self._host.isascii() else self._host
         found = socket.getaddrinfo(host, self._port, type=socket.SOCK_STREAM)

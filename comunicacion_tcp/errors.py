@@ -8,7 +8,12 @@ lee una persona, con qué hacer después, están en ``cli/sentences.py``.
     ├── BadMessage              ese mensaje recibe «ERROR: ...» en vez de su respuesta
     │   ├── NotUTF8                 del otro extremo
     │   ├── TooLong                 del otro extremo
+    │   ├── TooSlow                 del otro extremo; además termina la conversación
     │   └── ServiceFailed           nuestra: el servicio falló o devolvió algo que no es un mensaje
+    ├── Refusal                 esa conexión recibe «ERROR: ...» y se cierra
+    │   ├── ServerFull              no caben más
+    │   ├── AddressFull             no caben más desde esa dirección
+    │   └── Idle                    lleva demasiado callada
     └── NetworkError            de la red; lleva la dirección y, si la hay, la causa del sistema
         ├── UnknownHost             el nombre no se resuelve
         ├── ServerNotRunning        nadie escucha ahí (cliente)
@@ -21,9 +26,15 @@ lee una persona, con qué hacer después, están en ``cli/sentences.py``.
 
 from __future__ import annotations
 
+UNIX = "unix:"
+"""Con lo que empieza un ``host`` que no es una máquina sino la ruta de un socket de Unix: ``"unix:/ruta"``."""
+
 
 def format_address(host: str, port: int) -> str:
-    """``"host:puerto"``, como se le dice a una persona; una dirección IPv6, entre corchetes (RFC 3986)."""
+    """``"host:puerto"``, como se le dice a una persona; una dirección IPv6, entre corchetes (RFC 3986). La de un
+    socket de Unix no tiene puerto."""
+    if host.startswith(UNIX):
+        return host
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
@@ -58,11 +69,51 @@ class TooLong(BadMessage):
         self.limit = limit
 
 
+class TooSlow(BadMessage):
+    """El final del mensaje no llegó a tiempo.
+
+    ``seconds``: cuánto se le esperó desde que empezó.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"el mensaje no acabó en {seconds:g} s; se cierra la conexión")
+        self.seconds = seconds
+
+
 class ServiceFailed(BadMessage):
     """El servicio no dio una respuesta que se pueda enviar; ``__cause__`` es su excepción, si la hubo.
 
     El texto no cuenta nada del interior del servicio: viaja a un desconocido.
     """
+
+
+class Refusal(ComunicacionError):
+    """Una conexión que no se atiende, o no más. ``str(error)`` es lo que viaja detrás de «ERROR: »."""
+
+
+class ServerFull(Refusal):
+    """El servidor tiene ya todas las conversaciones que admite."""
+
+    def __init__(self) -> None:
+        super().__init__("el servidor está completo; inténtalo más tarde")
+
+
+class AddressFull(Refusal):
+    """Desde esa dirección hay ya todas las conversaciones que se admiten."""
+
+    def __init__(self) -> None:
+        super().__init__("hay demasiadas conexiones desde tu dirección; cierra alguna")
+
+
+class Idle(Refusal):
+    """Nadie ha dicho nada en mucho tiempo.
+
+    ``seconds``: cuánto.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"{seconds:g} s sin recibir nada; se cierra la conexión")
+        self.seconds = seconds
 
 
 class NetworkError(ComunicacionError):

@@ -13,28 +13,47 @@ MIB = 1024 * 1024
 class Limits(Record):
     """Los límites de un servidor o de un cliente. Tamaños en bytes, plazos en segundos.
 
-    Errores: ``ValueError`` si alguno no está entre 0 y ``LARGEST``, o si ``max_message`` no deja sitio a la despedida.
+    Errores: ``ValueError`` si alguno no está entre 0 y ``LARGEST``, si es 0 uno que no esté en ``OPTIONAL``, o si
+    juntos no son posibles.
     """
+
+    # -- mensajes y respuestas
 
     max_message: int = MIB
     """Bytes de un mensaje sin su terminador. Un texto de persona no llega; un fichero pegado por error, sí."""
+
+    max_output: int = 4 * MIB
+    """Bytes de una respuesta: el mayor mensaje, que en mayúsculas puede triplicarse, y un poco más. Con ``high_water``
+    y los búferes del sistema, es todo lo que puede costar quien no lee."""
+
+    high_water: int = MIB // 4
+    """Bytes de respuestas que se preparan de una vez: hasta que el cliente no los lee, ni se le responde más ni se le
+    lee. Cuatro lecturas, o una y lo que crezcan sus mayúsculas."""
+
+    turn_messages: int = 500
+    """Mensajes que se responden de uno en uno sin ceder el turno a los demás clientes: alrededor de 1 ms con una
+    función corta. Los que van en bloque no cuentan."""
+
+    message_timeout: float = 10.0
+    """Desde que un mensaje empieza hasta que acaba; sus bytes no lo renuevan. A 1 MiB le basta una línea de 1 Mbit/s;
+    a quien envía un byte cada mucho para ocupar sitio, no."""
 
     goodbye_silence: float = 0.020
     """Silencio tras el que un cliente sin terminador ya no va a completar una despedida empezada. Muchas veces lo que
     separa dos segmentos seguidos (en una red local, menos de 1 ms); por debajo de lo que una persona nota (100 ms)."""
 
-    reply_silence: float = 0.5
-    """Lo que el cliente espera, callado el servidor, antes de dar por entera una respuesta sin terminador.
-    Más que una retransmisión de TCP (Linux: desde 0,2 s), para no partir en dos una respuesta que se atrasó."""
-
-    connect_timeout: float = 10.0
-    """Para conectar: TCP reintenta a 1, 3 y 7 s; con menos se daría por muerta una red que solo perdió un paquete."""
-
-    reply_timeout: float = 30.0
-    """Sin recibir nada de una respuesta debida. Un servicio lento (una consulta) tarda segundos, no medio minuto."""
+    # -- conexiones
 
     max_connections: int = 10_000
-    """Conversaciones a la vez: el problema C10K. Cada una es también un descriptor, y suele haber menos."""
+    """Conversaciones a la vez: el problema C10K. Cada una es también un descriptor: si no hay tantos, serán menos."""
+
+    max_per_address: int = 0
+    """Conversaciones a la vez desde una dirección (en IPv6, desde una red /64: es lo que se da a un cliente). 0: las
+    que quepan, porque detrás de un NAT o de un balanceador una dirección son muchos. Abierto a internet, pon uno."""
+
+    reserve: int = 32
+    """Descriptores que no se dan a conversaciones: los de los rechazados mientras se les dice que no, los de los
+    ficheros del programa y los que abra un servicio."""
 
     backlog: int = 1024
     """Cola del sistema de conexiones por aceptar. Si se llena, quien llega espera 1 s a que TCP reintente."""
@@ -42,6 +61,22 @@ class Limits(Record):
     accept_pause: float = 1.0
     """Sin poder aceptar (no quedan descriptores), hasta volver a intentarlo: quien espera en cola apenas lo nota, y
     una línea de queja por segundo aún se lee."""
+
+    # -- clientes que no están, o como si no estuvieran
+
+    idle_timeout: float = 0.0
+    """Sin recibir nada de un cliente, hasta cerrarle. 0: nunca, porque una persona ante un teclado puede pensar lo que
+    quiera; de quien ya no está se ocupa ``keepalive``."""
+
+    output_timeout: float = 60.0
+    """Sin que un cliente lea nada de lo que se le debe, hasta cortarle: lo que espera nginx (send_timeout)."""
+
+    keepalive: float = 60.0
+    """Sin noticias de la máquina del cliente, hasta preguntarle (RFC 9293, 3.8.4); si no contesta en otro tanto, se da
+    por perdida. Menos de lo que un NAT recuerda una conexión (RFC 5382: más de 2 h; los malos, 5 min). 0: no se
+    pregunta."""
+
+    # -- cerrar
 
     linger: float = 2.0
     """Tras nuestro FIN se lee y se tira lo que llegue hasta que el cliente calle este tiempo (y como mucho ``drain``):
@@ -56,15 +91,33 @@ class Limits(Record):
     """Para entregar lo debido a quien no lo lee (al despedirse o al detener el servidor): lo que docker espera
     antes de matar un proceso (systemd, 90 s)."""
 
+    # -- el cliente
+
+    connect_timeout: float = 10.0
+    """Para conectar: TCP reintenta a 1, 3 y 7 s; con menos se daría por muerta una red que solo perdió un paquete."""
+
+    reply_timeout: float = 30.0
+    """Sin recibir nada de una respuesta debida. Un servicio lento (una consulta) tarda segundos, no medio minuto."""
+
+    reply_silence: float = 0.5
+    """Lo que el cliente espera, callado el servidor, antes de dar por entera una respuesta sin terminador.
+    Más que una retransmisión de TCP (Linux: desde 0,2 s), para no partir en dos una respuesta que se atrasó."""
+
     def check(self) -> None:
         for field in self.fields():
-            if not 0 < getattr(self, field) <= LARGEST:  # así tampoco pasa un NaN
-                raise ValueError(f"{field} debe ser mayor que cero y como mucho {LARGEST}")
+            least = "cero o más" if field in OPTIONAL else "mayor que cero"
+            value = getattr(self, field)
+            if not (0 < value <= LARGEST or (value == 0 and field in OPTIONAL)):  # así tampoco pasa un NaN
+                raise ValueError(f"{field} debe ser {least} y como mucho {LARGEST}")
         if self.max_message < MIN_MESSAGE:
             raise ValueError(f"max_message debe ser {MIN_MESSAGE} o más, para que quepa DESCONEXION")
+        if self.max_output < self.max_message:
+            raise ValueError("max_output debe ser al menos max_message, para que la respuesta quepa")
 
 
 LARGEST = 2**31 - 1  # en segundos o en bytes, más no lo admiten todas las llamadas de todos los sistemas
 MIN_MESSAGE = 16  # «DESCONEXION\r» son 12: una despedida nunca puede ser un mensaje demasiado largo
+OPTIONAL = frozenset({"max_per_address", "reserve", "idle_timeout", "keepalive"})
+"""Los límites que con un 0 no se aplican."""
 
 DEFAULT_LIMITS = Limits()

@@ -1,4 +1,4 @@
-"""Los sockets a la escucha: abrirlos, uno por dirección y todos en el mismo puerto, y aceptar de ellos.
+"""Los sockets a la escucha: abrirlos (uno por dirección y todos en el mismo puerto, o uno de Unix) y aceptar de ellos.
 
 Aquí no se conversa: cada socket aceptado se entrega a quien lo pidió (``server.py``).
 """
@@ -6,13 +6,20 @@ Aquí no se conversa: cada socket aceptado se entrega a quien lo pidió (``serve
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
+import stat
+import struct
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from .errors import AddressInUse, AddressNotOurs, NetworkError, PortNotAllowed, UnknownHost, format_address
+from .errors import UNIX, AddressInUse, AddressNotOurs, NetworkError, PortNotAllowed, UnknownHost, format_address
+
+Peer = tuple[str, int]
+"""Un cliente: su dirección IP y su puerto. Por un socket de Unix, ``"unix:/ruta"`` y el número de su proceso (0 donde
+el sistema no lo dice)."""
 
 # Por vuelta del bucle: lo bastante para que una oleada no cueste una vuelta por cliente (make bench, conectar y
 # despedirse: de una en una, el doble de procesador), y lo bastante poco para no hacer esperar a los que ya hablan.
@@ -25,12 +32,18 @@ _BIND_ERRORS: dict[int, type[NetworkError]] = {
     errno.EADDRNOTAVAIL: AddressNotOurs,
 }
 _ABSENT = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}  # esa familia de direcciones no existe en esta máquina
+# El que estaba en cola ya no sirve, y se pasa al siguiente: Linux da por accept los errores de su red (accept(2)).
+_GONE = {
+    *(errno.ECONNABORTED, errno.EPERM, errno.EPROTO, errno.ENOPROTOOPT, errno.EOPNOTSUPP),
+    *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+}
+_PROBES = 6  # preguntas sin respuesta antes de dar a alguien por perdido: tres perdidas por la red no bastan
 
 
 class Listener:
     """Acepta de un socket a la escucha, por tandas, en el bucle de asyncio en marcha.
 
-    ``take``: recibe cada socket aceptado. ``trouble``: recibe el error cuando no se puede aceptar; no se
+    ``take``: recibe cada socket aceptado y quién es. ``trouble``: recibe el error cuando no se puede aceptar; no se
     vuelve a intentar hasta ``pause`` segundos después.
 
     No es el ``create_server`` de asyncio porque ese, sin descriptores, aplaza un reintento por cada intento fallido
@@ -40,7 +53,7 @@ class Listener:
     def __init__(
         self,
         sock: socket.socket,
-        take: Callable[[socket.socket], None],
+        take: Callable[[socket.socket, Peer], None],
         trouble: Callable[[OSError], None],
         pause: float,
     ) -> None:
@@ -49,14 +62,15 @@ class Listener:
         self._take = take
         self._trouble = trouble
         self._pause = pause
+        self._file = _file_of(self.address)
         self._asking: asyncio.Task[None] | None = None
         self._retry: asyncio.TimerHandle | None = None
 
     @property
-    def address(self) -> tuple[str, int]:
-        """``(ip, puerto)``."""
-        host, port, *_ = self._sock.getsockname()
-        return host, port
+    def address(self) -> Peer:
+        """``(ip, puerto)``, o ``("unix:/ruta", 0)``."""
+        name = self._sock.getsockname()
+        return (UNIX + name, 0) if isinstance(name, str) else name[:2]
 
     def start(self) -> None:
         """Empieza a aceptar."""
@@ -70,29 +84,43 @@ class Listener:
         self._stop()
         self._accept(queued)
         self._stop()  # si no pudo, quedó en intentarlo más tarde
+        self._remove_file()
         self._sock.close()
 
     def _accept(self, most: int) -> None:
         for _ in range(most):
             try:
-                sock, _ = self._sock.accept()
+                sock, place = self._sock.accept()
             except BlockingIOError:  # nadie más en cola
                 return
-            except ConnectionAbortedError:  # este se fue antes de entrar
-                continue
             except OSError as error:
+                if error.errno in _GONE:
+                    continue
                 self._rest(error)
                 return
-            self._take(sock)
+            self._take(sock, place[:2] if place else self._neighbour(sock))
 
     async def _ask(self) -> None:
         while True:
             try:
-                sock, _ = await self._loop.sock_accept(self._sock)
+                sock, place = await self._loop.sock_accept(self._sock)
             except OSError as error:
                 self._rest(error)
                 return
-            self._take(sock)
+            self._take(sock, place[:2])
+
+    def _neighbour(self, sock: socket.socket) -> Peer:
+        """Quién es el de un socket de Unix, que no tiene dirección."""
+        host, process = self.address[0], 0
+        if hasattr(socket, "SO_PEERCRED"):
+            process, _, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        return host, process
+
+    def _remove_file(self) -> None:
+        # Solo si sigue siendo el nuestro: otro servidor pudo poner ahí el suyo después.
+        if self._file and self._file == _file_of(self.address):
+            with contextlib.suppress(OSError):
+                os.unlink(self.address[0].removeprefix(UNIX))
 
     def _rest(self, error: OSError) -> None:
         # Intentarlo cada vez que el sistema avisa de que hay alguien ocuparía un procesador entero.
@@ -109,12 +137,84 @@ class Listener:
             self._loop.remove_reader(self._sock)
 
 
-def open_sockets(host: str, port: int, backlog: int) -> list[socket.socket]:
-    """Abre un socket a la escucha en cada dirección de ``host``, todos en el mismo puerto.
+def open_sockets(host: str, port: int, backlog: int, keepalive: float = 0) -> list[socket.socket]:
+    """Abre un socket a la escucha en cada dirección de ``host``, todos en el mismo puerto; o uno de Unix, si es
+    ``"unix:/ruta"``.
 
-    Una familia que la máquina no tiene (IPv6, a menudo) no es un error mientras quede otra. Errores: los de
-    ``Server.start``.
+    Una familia que la máquina no tiene (IPv6, a menudo) no es un error mientras quede otra. ``keepalive``: segundos
+    sin noticias de un cliente antes de preguntarle; 0, nunca. Errores: los de ``Server.start``.
     """
+    opened = _open_unix(host, backlog) if host.startswith(UNIX) else _open_tcp(host, port, backlog)
+    for sock in opened:
+        if keepalive and sock.family != getattr(socket, "AF_UNIX", None):
+            _keep_alive(sock, keepalive)
+    return opened
+
+
+def _open_unix(host: str, backlog: int) -> list[socket.socket]:
+    path = host.removeprefix(UNIX)
+    if not path or not hasattr(socket, "AF_UNIX"):
+        why = "en este sistema Python no los tiene" if path else "falta la ruta"
+        raise NetworkError(host, OSError(why))
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        try:
+            sock.bind(path)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not _is_abandoned(path):
+                raise
+            os.unlink(path)
+            sock.bind(path)
+        sock.listen(backlog)
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        # Python dice sin número que la ruta no cabe (108 bytes en Linux, unix(7)).
+        number = error.errno or errno.ENAMETOOLONG
+        raise _BIND_ERRORS.get(number, NetworkError)(host, OSError(number, os.strerror(number))) from error
+    return [sock]
+
+
+def _is_abandoned(path: str) -> bool:
+    """Si en ``path`` quedó el socket de un servidor que ya no está (terminó sin poder borrarlo)."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.setblocking(False)
+        try:
+            sock.connect(path)
+        except ConnectionRefusedError:
+            return stat.S_ISSOCK(os.stat(path).st_mode)
+        except OSError:
+            return False
+        return False
+
+
+def _file_of(address: Peer) -> tuple[int, int] | None:
+    """Qué fichero hay en la ruta de un socket de Unix, si lo es y lo hay: su dispositivo y su número."""
+    host, _ = address
+    try:
+        found = os.stat(host.removeprefix(UNIX)) if host.startswith(UNIX) else None
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino) if found else None
+
+
+def _keep_alive(sock: socket.socket, seconds: float) -> None:
+    # En el que escucha: los aceptados lo heredan, y así no cuesta nada por conexión. Cada sistema tiene algunas.
+    quiet, apart = max(1, round(seconds)), max(1, round(seconds / _PROBES))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", quiet),
+        ("TCP_KEEPALIVE", quiet),  # así se llama en macOS
+        ("TCP_KEEPINTVL", apart),
+        ("TCP_KEEPCNT", _PROBES),
+        # Con algo enviado y sin acuse no se pregunta: se reenvía, en Linux hasta 15 min. Este es su plazo (RFC 5482).
+        ("TCP_USER_TIMEOUT", 2 * quiet * 1000),
+    ):
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _open_tcp(host: str, port: int, backlog: int) -> list[socket.socket]:
     address = format_address(host, port)
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)

@@ -22,11 +22,18 @@ carácter y los bytes son los mismos.
     líneas        media línea                    nada: se guarda                    líneas
     cualquiera    línea DESCONEXION              despedida                          terminada
     líneas        mensaje demasiado largo        ERROR; se salta hasta su final     líneas
+    por decidir   plazo, carácter a medias       ERROR                              por decidir
+    líneas        plazo, mensaje a medias        ERROR                              terminada
     cualquiera    fin de la entrada              el último mensaje                  terminada
     terminada     lo que sea                     nada                               terminada
 
 El tiempo entra de fuera: quien usa el objeto mira ``awaiting_silence`` y, si el otro extremo calla
-``limits.goodbye_silence`` segundos, llama a ``receive_silence()``.
+``limits.goodbye_silence`` segundos, llama a ``receive_silence()``; y si ``unfinished`` dura
+``limits.message_timeout``, a ``receive_deadline()``.
+
+El trabajo de una llamada está acotado, para que nadie haga esperar a los demás: lo que se responde mensaje a mensaje
+(porque el servicio no sabe de otra manera, o porque alguno es malo) se deja al llegar a ``limits.turn_messages``
+mensajes o a ``limits.high_water`` bytes de respuestas. Entonces ``busy`` es cierto, y ``resume()`` sigue donde iba.
 """
 
 from __future__ import annotations
@@ -36,7 +43,7 @@ import re
 from collections import deque
 from collections.abc import Callable
 
-from .errors import BadMessage, MessageError, NotUTF8, ServiceFailed, TooLong
+from .errors import BadMessage, MessageError, NotUTF8, ServiceFailed, TooLong, TooSlow
 from .limits import DEFAULT_LIMITS, Limits
 from .services import Service, as_service, uppercase
 
@@ -53,8 +60,9 @@ _WORST_TAIL = 3  # un carácter UTF-8 sin acabar tiene como mucho 3 bytes (RFC 3
 class ServerProtocol:
     """El lado servidor de una conversación.
 
-    Contrato: cada ``receive_*`` devuelve los bytes que hay que enviar (quizá ninguno). Tras llamarla se miran
-    ``ended`` (enviar lo devuelto, cerrar ese lado y no llamar más) y ``awaiting_silence`` (ver arriba).
+    Contrato: cada ``receive_*``, y ``resume``, devuelve los bytes que hay que enviar (quizá ninguno). Tras llamarla,
+    si ``unsettled`` es cierto, se miran ``ended`` (enviar lo devuelto, cerrar ese lado y no llamar más), ``busy``
+    (llamar a ``resume()`` antes que a ninguna otra), ``awaiting_silence`` y ``unfinished`` (ver arriba).
 
     ``service``: un ``Service`` o una función ``str -> str``. ``lines_only``: si la conversación nace decidida por
     líneas; por defecto, solo si el servicio no trabaja carácter a carácter.
@@ -64,13 +72,16 @@ class ServerProtocol:
         "_answered",
         "_decided",
         "_limit",
+        "_limits",
         "_pending",
         "_service",
         "_skipped",
         "_told",
+        "_unread",
         "bad_messages",
         "ended",
         "said_goodbye",
+        "unsettled",
     )
 
     def __init__(
@@ -81,13 +92,15 @@ class ServerProtocol:
         lines_only: bool | None = None,
     ) -> None:
         self._service = as_service(service)
-        self._limit = limits.max_message
+        self._limits = limits
+        self._limit = limits.max_message  # a mano: se mira en cada lectura
         self._decided = not self._service.by_character if lines_only is None else lines_only
         # Recibido y sin responder: media línea, medio carácter, media despedida. El bytearray, cuando haga falta.
         self._pending: bytes | bytearray = b""
         # Dentro de un mensaje demasiado largo, cuyo resto se tira: lo último tirado, que dice si el terminador que
         # llegue será "\r\n".
         self._skipped: bytes | None = None
+        self._unread = b""  # líneas recibidas que esperan otro turno, y lo que llegó detrás
         self._answered = b""  # por decidir: principio de la primera línea ya respondido, hasta donde puede importar
         # Inmutables y vacíos: no ocupan nada en cada conexión que se porta bien.
         self.bad_messages: tuple[BadMessage, ...] = ()
@@ -97,18 +110,16 @@ class ServerProtocol:
         """Si la conversación terminó: no se responderá nada más."""
         self.said_goodbye = False
         """Si terminó con ``DESCONEXION``."""
+        self.unsettled = False
+        """Si queda algo a medias, por contar o por terminar. Lo normal es que no, y así basta mirar esto."""
 
     # -- lo que entra ---------------------------------------------------------------------------------------
 
     def receive_data(self, data: bytes) -> bytes:
         """Entran ``data``, bytes recién leídos, cortados por donde sea. Devuelve los bytes que enviar."""
-        if self.ended:
-            return b""
-        if self._decided:
-            if self._pending or self._skipped is not None or not data.endswith(b"\n") or _GOODBYE in data:
-                return self._receive_lines(data)
-            # Lo normal: mensajes enteros, y ninguno a medias. Lo primero que haría _answer, hecho aquí: con las cachés
-            # del procesador frías, esa sola llamada era el 4 % de petición y respuesta (make bench, con uvloop).
+        if self._decided and not self.unsettled and data.endswith(b"\n") and _GOODBYE not in data:
+            # Lo normal: mensajes enteros, y ninguno a medias. Lo que haría _shortcut, hecho aquí: con las cachés del
+            # procesador frías, esa sola llamada era el 4 % de petición y respuesta (make bench, con uvloop).
             block = self._service.block
             if block and len(data) <= self._limit:
                 try:
@@ -117,29 +128,53 @@ class ServerProtocol:
                     raise
                 except BaseException:
                     reply = b""
-                return reply if reply and isinstance(reply, bytes) else self._answer_by_halves(data)
-            return self._answer(data)
-        if b"\n" in data:
-            return self._decide(data)
-        return self._receive_piece(data)
+                if type(reply) is bytes and 0 < len(reply) <= self._limit:
+                    return reply
+                return self._settle(self._fitting(reply) or self._answer_by_parts(data))
+        return self._settle(self._receive(data))
+
+    def resume(self) -> bytes:
+        """Otro turno para lo recibido que ``busy`` dice que falta por responder. Devuelve los bytes que enviar."""
+        return self._settle(self._receive(b""))
 
     def receive_silence(self) -> bytes:
         """El otro extremo lleva callado ``limits.goodbye_silence`` segundos. Devuelve los bytes que enviar."""
         if not self.awaiting_silence:
             return b""
         if self._pending == _GOODBYE:
-            return self._say_goodbye(b"")
-        return self._answer_piece(self._take_pending())
+            return self._settle(self._say_goodbye(b""))
+        return self._settle(self._answer_piece(self._take_pending()))
+
+    def receive_deadline(self) -> bytes:
+        """El mensaje a medias lleva así ``limits.message_timeout`` segundos. Devuelve los bytes que enviar."""
+        if not self.unfinished:
+            return b""
+        if not self._decided:  # medio carácter que ya no vendrá: a un cliente pelado se le responde lo que hay
+            return self._settle(self._answer_piece(self._take_pending()))
+        self.ended = True
+        if self._skipped is not None:
+            return self._settle(b"\n")  # su error ya se envió: falta el terminador
+        self._take_pending()
+        return self._settle(self._error(TooSlow(self._limits.message_timeout)) + b"\n")
 
     def receive_eof(self) -> bytes:
         """El otro extremo no enviará más; eso acaba su último mensaje. Devuelve los bytes que enviar."""
-        if self.ended:
-            return b""
-        rest = bytes(self._pending)
-        if rest == _GOODBYE or self._answered + rest == _GOODBYE:
-            return self._say_goodbye(b"")
-        self.ended = True
-        return self._answer(rest) if rest else b""
+        replies = []
+        while self.busy:
+            replies.append(self.resume())
+        if not self.ended:
+            replies.append(self._settle(self._end_input()))
+        return b"".join(replies)
+
+    @property
+    def busy(self) -> bool:
+        """Si hay mensajes recibidos que esperan otro turno: ``resume()``."""
+        return bool(self._unread)
+
+    @property
+    def unfinished(self) -> bool:
+        """Si hay un mensaje empezado cuyo final no ha llegado."""
+        return bool(self._pending or self._skipped is not None) and not self.ended
 
     @property
     def awaiting_silence(self) -> bool:
@@ -152,7 +187,34 @@ class ServerProtocol:
         """Los errores que se han respondido, para contarlos a quien opera: el primero de cada clase en toda la
         conversación, y cada uno una sola vez (un cliente hostil no debe poder llenar un registro)."""
         bad, self.bad_messages = self.bad_messages, ()
+        self._settle(b"")
         return bad
+
+    # -- por dentro -----------------------------------------------------------------------------------------
+
+    def _receive(self, data: bytes) -> bytes:
+        if self.ended:
+            return b""
+        if self._unread:
+            data, self._unread = self._unread + data, b""
+        if self._decided:
+            return self._receive_lines(data)
+        if b"\n" in data:
+            return self._decide(data)
+        return self._receive_piece(data)
+
+    def _end_input(self) -> bytes:
+        rest = bytes(self._pending)
+        if rest == _GOODBYE or self._answered + rest == _GOODBYE:
+            return self._say_goodbye(b"")
+        self.ended = True
+        return self._answer(rest) if rest else b""
+
+    def _settle(self, reply: bytes) -> bytes:
+        self.unsettled = bool(
+            self._pending or self._unread or self.bad_messages or self._skipped is not None or self.ended
+        )
+        return reply
 
     # -- lo que está a medias -------------------------------------------------------------------------------
 
@@ -207,6 +269,9 @@ class ServerProtocol:
             reply = self._answer_lines(self._take_pending() + data[:end])
             if self.ended:
                 return reply
+            if self._unread:
+                self._unread += data[end:]
+                return reply
         self._keep(data[end:])
         if self._is_too_long(self._pending):
             # Se responde el error en cuanto se sabe y se tira el resto del mensaje, que ya no ocupa memoria.
@@ -219,7 +284,11 @@ class ServerProtocol:
         goodbye = re.search(_GOODBYE_LINE, block) if _GOODBYE in block else None
         if not goodbye:
             return self._answer(block)
-        return self._answer(block[: goodbye.start()]) + self._say_goodbye(goodbye[1])
+        reply = self._answer(block[: goodbye.start()])
+        if self._unread:
+            self._unread += block[goodbye.start() :]  # ya se verá otra vez cuando le toque
+            return reply
+        return reply + self._say_goodbye(goodbye[1])
 
     # -- mensajes demasiado largos --------------------------------------------------------------------------
 
@@ -240,31 +309,57 @@ class ServerProtocol:
     # -- respuestas -----------------------------------------------------------------------------------------
 
     def _answer(self, block: bytes) -> bytes:
-        """Las respuestas a un bloque de mensajes, cada una con el terminador del suyo (el último quizá sin él)."""
-        if self._service.block and (len(block) <= self._limit or not any(map(self._is_too_long, block.split(b"\n")))):
-            try:
-                reply = self._service.block(block)
-            except KeyboardInterrupt:
-                raise
-            except BaseException:  # lo dirá, con su razón, cada mensaje por separado
-                reply = b""
-            return reply if reply and isinstance(reply, bytes) else self._answer_by_halves(block)
-        return self._answer_one_by_one(block)
+        """Las respuestas a un bloque: líneas enteras, o un solo mensaje sin terminador. Las líneas que no quepan en
+        este turno quedan en ``_unread``."""
+        return self._shortcut(block) or self._answer_by_parts(block)
 
-    def _answer_by_halves(self, block: bytes) -> bytes:
-        # El atajo no pudo: algún mensaje es malo. Por mitades, los demás siguen yendo en bloque: si no, uno solo haría
-        # pagar por separado los cientos de miles que caben en una lectura.
-        middle = block.find(b"\n", len(block) // 2) + 1
-        if len(block) > _FEW_BYTES and 0 < middle < len(block):
-            return self._answer(block[:middle]) + self._answer(block[middle:])
-        return self._answer_one_by_one(block)
+    def _shortcut(self, block: bytes) -> bytes:
+        """Todas las respuestas de una vez, o nada si no se puede: algún mensaje es malo, o no hay atajo."""
+        if not self._service.block or (len(block) > self._limit and any(map(self._is_too_long, block.split(b"\n")))):
+            return b""
+        try:
+            reply = self._service.block(block)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # lo dirá, con su razón, cada mensaje por separado
+            return b""
+        return self._fitting(reply)
 
-    def _answer_one_by_one(self, block: bytes) -> bytes:
-        bodies = block.split(b"\n")
-        last = bodies.pop()
-        replies = [self._answer_message(body, b"\n") for body in bodies]
-        if last:
-            replies.append(self._answer_message(last, b""))
+    def _fitting(self, reply: object) -> bytes:
+        """Lo que dio el atajo, si vale."""
+        return reply if type(reply) is bytes and len(reply) <= self._limits.max_output else b""
+
+    def _answer_by_parts(self, block: bytes) -> bytes:
+        """Como ``_answer``, cuando el atajo no ha podido con ``block`` entero."""
+        if not block.endswith(b"\n"):
+            return self._answer_message(block, b"")
+        # Por mitades, los mensajes buenos siguen yendo en bloque: si no, uno malo haría pagar por separado los cientos
+        # de miles que caben en una lectura.
+        replies: list[bytes] = []
+        size, turn = 0, self._limits.turn_messages
+        parts = [block]
+        while parts and turn > 0 and size < self._limits.high_water:
+            part = parts.pop()
+            reply = b"" if part is block else self._shortcut(part)
+            if reply:
+                replies.append(reply)
+                size += len(reply)
+                continue
+            middle = part.find(b"\n", len(part) // 2) + 1 if self._service.block and len(part) > _FEW_BYTES else 0
+            if 0 < middle < len(part):
+                parts += (part[middle:], part[:middle])
+                continue
+            *bodies, rest = part.split(b"\n", turn)
+            for number, body in enumerate(bodies, 1):
+                replies.append(self._answer_message(body, b"\n"))
+                size += len(replies[-1])
+                if size >= self._limits.high_water:
+                    rest = b"\n".join((*bodies[number:], rest))
+                    break
+            turn -= len(bodies)
+            if rest:
+                parts.append(rest)
+        self._unread = b"".join(reversed(parts))
         return b"".join(replies)
 
     def _answer_message(self, body: bytes, newline: bytes) -> bytes:
@@ -272,7 +367,10 @@ class ServerProtocol:
         try:
             if self._is_too_long(body):
                 raise TooLong(self._limit)
-            return _call(self._service.function, message) + terminator
+            reply = _call(self._service.function, message)
+            if len(reply) > self._limits.max_output:
+                raise ServiceFailed(f"la respuesta pasa de {self._limits.max_output} bytes")
+            return reply + terminator
         except BadMessage as bad:
             return self._error(bad) + terminator
 

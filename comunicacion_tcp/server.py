@@ -17,16 +17,16 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import cast
 
-from .errors import BadMessage
+from .deadlines import Deadlines
+from .descriptors import room
+from .errors import UNIX, AddressFull, BadMessage, Idle, Refusal, ServerFull
 from .limits import DEFAULT_LIMITS, Limits
-from .listener import Listener, open_sockets
+from .listener import Listener, Peer, open_sockets
 from .protocol import ServerProtocol
 from .services import Service, as_service, uppercase
 
-Peer = tuple[str, int]
-"""Un cliente: su dirección IP y su puerto."""
+__all__ = ["Connection", "Observer", "Peer", "Server"]
 
-_FULL = "ERROR: el servidor está completo; inténtalo más tarde\n"
 _READ_SIZE = 64 * 1024  # bytes por lectura: lo que un socket suele tener listo; la mitad del umbral de glibc
 # Antes de detenerse, vueltas del bucle para leer de los recién aceptados: crear el transporte, presentarlo, empezar a
 # leer, leer; y una de sobra. Quien ya había enviado megabytes se queda sin respuesta a los últimos.
@@ -51,8 +51,8 @@ class Observer:
     def lost(self, peer: Peer, cause: Exception) -> None:
         """La conexión se cortó."""
 
-    def refused(self, peer: Peer) -> None:
-        """No cabía una conversación más y se le dijo que no."""
+    def refused(self, peer: Peer, why: Refusal) -> None:
+        """No se le atiende, o no más, y se le dijo por qué."""
 
     def bad_message(self, peer: Peer, bad: BadMessage) -> None:
         """Un mensaje recibió ``ERROR: ...``; se cuenta el primero de cada clase en cada conversación."""
@@ -62,6 +62,9 @@ class Observer:
 
     def cannot_accept(self, cause: OSError) -> None:
         """No se pudo aceptar una conexión (sin descriptores, casi siempre); se volverá a intentar enseguida."""
+
+    def lowered(self, connections: int, wanted: int) -> None:
+        """El sistema no da descriptores para ``wanted`` conversaciones: serán ``connections`` como mucho."""
 
 
 class Connection(asyncio.Protocol):
@@ -77,14 +80,19 @@ class Connection(asyncio.Protocol):
         "_transport",
     )
 
-    _transport: asyncio.Transport
+    _transport: asyncio.Transport  # desde connection_made
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, peer: Peer) -> None:
         self._server = server
         self._conversation = ServerProtocol(server.service, server.limits, lines_only=server.lines_only)
-        self._peer: Peer = ("?", 0)
+        self._peer = peer
         self._timer: asyncio.TimerHandle | None = None  # el del silencio o, despidiéndose, el del cierre
         self._farewell: _Farewell | None = None  # despidiéndose
+
+    @property
+    def peer(self) -> Peer:
+        """Quién es."""
+        return self._peer
 
     # -- lo que avisa asyncio -------------------------------------------------------------------------------
 
@@ -98,13 +106,10 @@ class Connection(asyncio.Protocol):
         # nadie ocupa el bucle tanto rato de una vez.
         if hasattr(transport, "max_size"):
             transport.max_size = _READ_SIZE
-        # Sin nombre, si el cliente se fue antes de que el sistema lo diera.
-        self._peer = (transport.get_extra_info("peername") or self._peer)[:2]
-        if not self._server.admit(self):
-            self._conversation.ended = True
-            self._transport.write(_FULL.encode())
-            self._server.observer.refused(self._peer)
-            self._finish()
+        if self._conversation.ended:  # cortada antes de empezar
+            self._transport.abort()
+        elif refusal := self._server.refusal(self):
+            self.refuse(refusal)
         else:
             self._server.observer.accepted(self._peer)
 
@@ -113,13 +118,12 @@ class Connection(asyncio.Protocol):
             self._farewell.heard = True  # se lee solo para tirarlo
             return
         conversation = self._conversation
+        unsettled = conversation.unsettled
         reply = conversation.receive_data(data)
         if reply:
             self._transport.write(reply)
-        elif conversation.awaiting_silence:
-            self._await_silence()
-        if conversation.bad_messages or conversation.ended:
-            self._after_input()
+        if unsettled or conversation.unsettled:
+            self._look_after(bool(reply))
 
     def eof_received(self) -> bool:
         if not self._conversation.ended:
@@ -128,58 +132,118 @@ class Connection(asyncio.Protocol):
                 self._transport.write(reply)
             if not self._conversation.said_goodbye:
                 self._server.observer.left(self._peer)
-            self._after_input()
+            self._look_after(bool(reply))
         self._transport.close()  # no queda nada por leer: cerrar entrega lo pendiente y no pierde nada
         return True  # es decir: no lo hagas tú, asyncio
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._cancel_timer()
+        self._stop_clocks()
         if exc and not self._conversation.ended:
             self._server.observer.lost(self._peer, exc)
         self._conversation.ended = True
         self._server.forget(self)
 
     def pause_writing(self) -> None:
-        # No lee lo que se le responde: no se le acepta más que responder.
+        # No lee lo que se le responde: no se le acepta más que responder. Y si no se le lee, no se le mete prisa.
         if not self._conversation.ended:
             self._transport.pause_reading()
+            self._server.unfinished.stop(self)
+            self._server.unread.start(self, self._transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
         if not self._conversation.ended:
-            self._transport.resume_reading()
-            if self._conversation.awaiting_silence:
-                self._await_silence()
+            self._server.unread.stop(self)
+            self._go_on()
 
     # -- lo que pide el servidor ----------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """Se detiene el servidor: lo leído ya está respondido; se entrega y se cierra."""
-        if not self._conversation.ended:
-            reply = self._conversation.receive_silence()
-            if reply:
-                self._transport.write(reply)
-            self._conversation.ended = True
-            self._after_input()
+        """Se detiene el servidor: lo leído se responde; se entrega y se cierra."""
+        if self._conversation.ended or self._conversation.busy:
+            return  # ocupada: lo hará al acabar
+        reply = self._conversation.receive_silence()
+        if reply:
+            self._transport.write(reply)
+        self._conversation.ended = True
+        self._look_after(bool(reply))
 
     def cut(self) -> None:
         """Se corta ya, con lo que quede sin entregar."""
-        self._cancel_timer()
+        self._stop_clocks()
+        # Desde ya, y no cuando asyncio lo confirme: cortada dos veces se contaría dos.
+        self._server.forget(self)
+        self._conversation.ended = True
+        if not hasattr(self, "_transport"):
+            return  # aún no ha empezado: ya no lo hará
         if self._transport.get_write_buffer_size():
             self._server.count_cut()
             self._server.observer.undelivered(self._peer)
-        # Desde ya, y no cuando asyncio lo confirme: cortada dos veces se contaría dos.
-        self._server.forget(self)
         self._transport.abort()
+
+    def refuse(self, why: Refusal) -> None:
+        """Se le dice que no se la atiende, o no más, y se cierra."""
+        self._conversation.ended = True
+        self._transport.write(f"ERROR: {why}\n".encode())
+        self._server.observer.refused(self._peer, why)
+        self._finish()
+
+    def message_late(self) -> None:
+        """El mensaje a medias no ha llegado a tiempo."""
+        reply = self._conversation.receive_deadline()
+        self._transport.write(reply)
+        self._look_after(bool(reply))
+
+    def output_late(self, owed: object) -> None:
+        """No ha leído a tiempo todo lo que se le debe. ``owed``: los bytes que eran."""
+        left = self._transport.get_write_buffer_size()
+        if left == owed:
+            self.cut()
+        else:  # lee despacio, pero lee
+            self._server.unread.start(self, left)
 
     # -- por dentro -----------------------------------------------------------------------------------------
 
-    def _after_input(self) -> None:
-        for bad in self._conversation.take_bad_messages():
+    def _look_after(self, replied: bool) -> None:
+        """Tras algo que no fue solo recibir mensajes enteros y responderlos. ``replied``: si algo se respondió."""
+        conversation = self._conversation
+        for bad in conversation.take_bad_messages():
             self._server.observer.bad_message(self._peer, bad)
-        if self._conversation.ended:
-            if self._conversation.said_goodbye:
+        if conversation.ended:
+            if conversation.said_goodbye:
                 self._server.observer.said_goodbye(self._peer)
             self._finish()
+        elif conversation.busy:
+            # Tiene más que responder: en otra vuelta del bucle, y cuando lea lo que ya tiene.
+            self._transport.pause_reading()
+            if not self._transport.get_write_buffer_size():
+                self._server.loop.call_soon(self._go_on)
+        else:
+            if conversation.awaiting_silence:
+                self._await_silence()
+            if not conversation.unfinished:
+                self._server.unfinished.stop(self)
+            elif replied:  # acabó un mensaje, y este es otro
+                self._server.unfinished.restart(self)
+            elif self._transport.is_reading():
+                self._server.unfinished.start(self)
+
+    def _go_on(self) -> None:
+        """Sigue con lo recibido que falte por responder; después, con lo que llegue."""
+        conversation = self._conversation
+        if conversation.ended:
+            return
+        reply = b""
+        if conversation.busy:
+            reply = conversation.resume()
+            if reply:
+                self._transport.write(reply)
+        if not conversation.busy and not conversation.ended:
+            if self._server.stopping:
+                self.drain()
+                return
+            if not self._transport.get_write_buffer_size():
+                self._transport.resume_reading()
+        self._look_after(bool(reply))
 
     def _await_silence(self) -> None:
         self._cancel_timer()
@@ -191,11 +255,11 @@ class Connection(asyncio.Protocol):
         reply = self._conversation.receive_silence()
         if reply:
             self._transport.write(reply)
-        self._after_input()
+        self._look_after(bool(reply))
 
     def _finish(self) -> None:
         """Entrega lo que falte y nuestro FIN, y se queda leyendo y tirando hasta que sea seguro cerrar."""
-        self._cancel_timer()
+        self._stop_clocks()
         try:
             self._transport.write_eof()
         except OSError:  # el otro extremo ya cortó: no hay a quién entregar
@@ -219,10 +283,42 @@ class Connection(asyncio.Protocol):
         else:
             self._transport.close()
 
+    def _stop_clocks(self) -> None:
+        self._cancel_timer()
+        self._server.unfinished.stop(self)
+        self._server.unread.stop(self)
+
     def _cancel_timer(self) -> None:
         if self._timer:
             self._timer.cancel()
             self._timer = None
+
+
+class _ImpatientConnection(Connection):
+    """La que se cierra si el cliente calla ``limits.idle_timeout`` segundos: aparte, y así a la otra no le cuesta."""
+
+    __slots__ = ()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._server.idle.start(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._server.idle.restart(self)
+        super().data_received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._server.idle.stop(self)
+        super().connection_lost(exc)
+
+    def idle(self) -> None:
+        """El plazo ha vencido."""
+        if self._conversation.ended:
+            return
+        if self._transport.is_reading():
+            self.refuse(Idle(self._server.limits.idle_timeout))
+        else:  # es el servidor quien no le lee
+            self._server.idle.start(self)
 
 
 class _Farewell:
@@ -289,7 +385,10 @@ class Server:
         self._port = port
         self._listeners: list[Listener] = []
         self._handovers: set[asyncio.Task[None]] = set()
-        self._connections: dict[Connection, bool] = {}  # y si se le admitió o se le está rechazando
+        self._connections: dict[Connection, Refusal | None] = {}  # y, si se la está rechazando, por qué
+        self._from: dict[object, int] = {}  # conversaciones desde cada dirección, si se limitan
+        self._capacity = limits.max_connections
+        self._most_refused = 0  # rechazados a la vez a los que se espera; a los demás se les cierra en el acto
         self.conversations = 0
         """Cuántas conversaciones siguen abiertas (las rechazadas que aún se están cerrando no lo son)."""
         self.stopping = False
@@ -307,12 +406,34 @@ class Server:
 
         Errores: ``UnknownHost``, ``AddressInUse``, ``PortNotAllowed``, ``AddressNotOurs`` o ``NetworkError``.
         """
-        self.loop = asyncio.get_running_loop()
+        self.use_loop(asyncio.get_running_loop())
         self.stopping = False
-        for sock in open_sockets(self._host, self._port, self.limits.backlog):
-            listener = Listener(sock, self._serve, self.observer.cannot_accept, self.limits.accept_pause)
-            self._listeners.append(listener)
+        limits = self.limits
+        for sock in open_sockets(self._host, self._port, limits.backlog, limits.keepalive):
+            self._listeners.append(Listener(sock, self._serve, self.observer.cannot_accept, limits.accept_pause))
+        left = room()
+        self._capacity = min(limits.max_connections, max(1, left - limits.reserve, left // 2))
+        self._most_refused = min(limits.reserve, left - self._capacity) // 2  # la otra mitad, para lo demás
+        if self._capacity < limits.max_connections:
+            self.observer.lowered(self._capacity, limits.max_connections)
+        for listener in self._listeners:
             listener.start()
+
+    def use_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """El reloj y los temporizadores serán los de ``loop``."""
+        self.loop = loop
+        self.unfinished: Deadlines[Connection] = Deadlines(
+            loop, self.limits.message_timeout, lambda connection, _: connection.message_late()
+        )
+        """Con un mensaje a medias."""
+        self.unread: Deadlines[Connection] = Deadlines(
+            loop, self.limits.output_timeout, lambda connection, owed: connection.output_late(owed)
+        )
+        """Con respuestas sin leer."""
+        self.idle: Deadlines[_ImpatientConnection] = Deadlines(
+            loop, self.limits.idle_timeout, lambda connection, _: connection.idle()
+        )
+        """Calladas; solo se miran si hay plazo."""
 
     async def drain(self) -> int:
         """Deja de aceptar, entrega lo debido y cierra. Devuelve cuántas conversaciones hubo que cortar porque el
@@ -330,6 +451,8 @@ class Server:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._all_gone.wait(), self.limits.drain)
         self.cut()
+        for deadlines in (self.unfinished, self.unread, self.idle):
+            deadlines.close()
         return self._cut_count - before
 
     def cut(self) -> None:
@@ -348,26 +471,44 @@ class Server:
 
     # -- para Listener --------------------------------------------------------------------------------------
 
-    def _serve(self, sock: socket.socket) -> None:
-        task = self.loop.create_task(self._hand_over(sock))
+    def _serve(self, sock: socket.socket, peer: Peer) -> None:
+        refusal = self._why_not(peer)
+        if refusal and len(self._connections) - self.conversations >= self._most_refused:
+            self.observer.refused(peer, refusal)
+            _turn_away(sock, refusal)
+            return
+        connection = _ImpatientConnection(self, peer) if self.limits.idle_timeout else Connection(self, peer)
+        self._all_gone.clear()
+        self._connections[connection] = refusal
+        if not refusal:
+            self.conversations += 1
+            if self.limits.max_per_address:
+                network = _network(peer)
+                self._from[network] = self._from.get(network, 0) + 1
+        task = self.loop.create_task(self._hand_over(sock, connection))
         self._handovers.add(task)  # asyncio solo guarda de las tareas una referencia débil
         task.add_done_callback(self._handovers.discard)
 
-    async def _hand_over(self, sock: socket.socket) -> None:
+    async def _hand_over(self, sock: socket.socket, connection: Connection) -> None:
         try:
-            await self.loop.connect_accepted_socket(lambda: Connection(self), sock)
+            await self.loop.connect_accepted_socket(lambda: connection, sock)
         except OSError:  # el cliente cortó antes de que hubiera con quién hablar
             sock.close()
+            self.forget(connection)
+
+    def _why_not(self, peer: Peer) -> Refusal | None:
+        if self.conversations >= self._capacity:
+            return ServerFull()
+        most = self.limits.max_per_address
+        if most and self._from.get(_network(peer), 0) >= most and not peer[0].startswith(UNIX):
+            return AddressFull()
+        return None
 
     # -- para Connection ------------------------------------------------------------------------------------
 
-    def admit(self, connection: Connection) -> bool:
-        """Apunta una conexión más; devuelve si cabe como conversación."""
-        fits = self.conversations < self.limits.max_connections
-        self._connections[connection] = fits
-        self.conversations += fits
-        self._all_gone.clear()
-        return fits
+    def refusal(self, connection: Connection) -> Refusal | None:
+        """Por qué no se atiende a ``connection``, si no se la atiende."""
+        return self._connections.get(connection)
 
     def count_cut(self) -> None:
         """Una conversación se cortó con algo por entregar."""
@@ -375,6 +516,31 @@ class Server:
 
     def forget(self, connection: Connection) -> None:
         """Una conexión se cerró."""
-        self.conversations -= self._connections.pop(connection, False)
+        if connection not in self._connections:
+            return
+        if not self._connections.pop(connection):
+            self.conversations -= 1
+            if self.limits.max_per_address:
+                network = _network(connection.peer)
+                self._from[network] -= 1
+                if not self._from[network]:
+                    del self._from[network]  # la tabla no guarda más direcciones que conversaciones hay
         if not self._connections:
             self._all_gone.set()
+
+
+def _network(peer: Peer) -> object:
+    """A quién se cuenta una conversación: su dirección; en IPv6 su red /64, cuyas direcciones son todas de uno."""
+    host, _ = peer
+    if ":" not in host or host.startswith(UNIX):
+        return host
+    return socket.inet_pton(socket.AF_INET6, host.partition("%")[0])[:8]
+
+
+def _turn_away(sock: socket.socket, why: Refusal) -> None:
+    """Dice que no y cierra sin esperar: para cuando ya hay bastantes rechazados despidiéndose."""
+    with sock, contextlib.suppress(OSError):
+        sock.setblocking(False)
+        sock.send(f"ERROR: {why}\n".encode())
+        sock.shutdown(socket.SHUT_WR)
+        sock.recv(_READ_SIZE)  # con entrada sin leer, cerrar sería un RST y podría llevarse la línea

@@ -15,7 +15,10 @@ PACKAGE = ROOT / "comunicacion_tcp"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # De abajo arriba; cada pieza puede importar solo de las que están antes.
-ORDER = ["errors", "records", "limits", "services", "protocol", "client", "listener", "server", "cli", "__main__"]
+ORDER = [
+    *("errors", "records", "limits", "services", "protocol", "client"),
+    *("deadlines", "descriptors", "listener", "server", "cli", "__main__"),
+]
 SIDE_BY_SIDE = {("server", "client"), ("listener", "client")}  # los dos son transportes: ninguno conoce al otro
 
 # Lo único de fuera que un núcleo puro necesita: ni sockets, ni reloj, ni hilos, ni procesos, ni ficheros.

@@ -10,8 +10,9 @@ import pytest
 from comunicacion_tcp.limits import Limits
 from comunicacion_tcp.protocol import ServerProtocol
 
+from .support.driving import play
 from .support.examples import ROOT, Conversation, blocks, documented_conversations
-from .support.model import EOF, SILENCE
+from .support.model import EOF
 from .support.ports import default_port
 from .support.programs import SERVER, Program, run
 from .support.serving import served
@@ -30,16 +31,7 @@ def test_there_are_examples_of_every_section() -> None:
 def test_protocol_examples_against_the_core(example: Conversation) -> None:
     conversation = ServerProtocol()
     for turn in example.turns:
-        reply = b""
-        for step in turn.sent:
-            if step == SILENCE:
-                reply += conversation.receive_silence()
-            elif step == EOF:
-                reply += conversation.receive_eof()
-            else:
-                assert isinstance(step, bytes)
-                reply += conversation.receive_data(step)
-        assert reply == turn.received
+        assert play(conversation, turn.sent) == turn.received
     assert conversation.ended == example.ends
 
 

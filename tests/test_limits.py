@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from comunicacion_tcp.limits import DEFAULT_LIMITS, Limits
+from comunicacion_tcp.limits import DEFAULT_LIMITS, OPTIONAL, Limits
 
 FIELDS = Limits.fields()
 
@@ -12,8 +12,16 @@ FIELDS = Limits.fields()
 @pytest.mark.parametrize("name", FIELDS)
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), 2**31])
 def test_every_limit_is_positive_and_possible(name: str, value: float) -> None:
+    if value == 0 and name in OPTIONAL:
+        assert getattr(Limits(**{name: value}), name) == 0  # type: ignore[arg-type]
+        return
     with pytest.raises(ValueError, match=name):
         Limits(**{name: value})  # type: ignore[arg-type]
+
+
+def test_the_longest_message_may_always_have_a_reply() -> None:
+    with pytest.raises(ValueError, match="max_output"):
+        Limits(max_message=1000, max_output=999)
 
 
 def test_the_goodbye_always_fits() -> None:

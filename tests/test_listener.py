@@ -6,6 +6,7 @@ import asyncio
 import errno
 import socket
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -119,6 +120,50 @@ def test_a_free_port_taken_meanwhile_is_looked_for_again(monkeypatch: pytest.Mon
         open_sockets("127.0.0.1", free_port(), 1)
 
 
+def test_a_vanished_client_will_be_noticed() -> None:
+    (sock,) = open_sockets("127.0.0.1", 0, 10, keepalive=30)
+    with sock, connect(sock.getsockname()[1]):
+        sock.setblocking(True)
+        accepted, _ = sock.accept()
+        with accepted:  # lo hereda del que escucha
+            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            if hasattr(socket, "TCP_USER_TIMEOUT"):
+                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
+                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == 5
+                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000
+
+
+# -- sockets de Unix ----------------------------------------------------------------------------------------
+
+unix = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="aquí Python no tiene sockets de Unix")
+
+
+@unix
+def test_a_unix_socket_that_nobody_serves_any_more_is_replaced(tmp_path: Path) -> None:
+    place = f"unix:{tmp_path}/s"
+    (old,) = open_sockets(place, 0, 10)
+    with pytest.raises(AddressInUse):
+        open_sockets(place, 0, 10)
+    old.close()  # su fichero queda
+    (new,) = open_sockets(place, 0, 10)
+    new.close()
+
+
+@unix
+def test_a_file_that_is_not_a_socket_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "s").write_text("mío")
+    with pytest.raises(AddressInUse):
+        open_sockets(f"unix:{tmp_path}/s", 0, 10)
+    assert (tmp_path / "s").read_text() == "mío"
+
+
+@unix
+@pytest.mark.parametrize("path", ["", "/no/existe/s", "/tmp/" + "x" * 200])
+def test_a_unix_socket_that_cannot_be(path: str) -> None:
+    with pytest.raises(NetworkError, match="unix:"):
+        open_sockets(f"unix:{path}", 0, 10)
+
+
 # -- aceptar ------------------------------------------------------------------------------------------------
 
 
@@ -129,7 +174,7 @@ class Door:
         (self.sock,) = open_sockets("127.0.0.1", 0, 100)
         self.taken: list[socket.socket] = []
         self.troubles: list[OSError] = []
-        self.listener = Listener(self.sock, self.taken.append, self.troubles.append, pause)
+        self.listener = Listener(self.sock, lambda sock, peer: self.taken.append(sock), self.troubles.append, pause)
         self.port = self.listener.address[1]
 
     async def until(self, condition: Callable[[], bool]) -> None:
@@ -228,7 +273,7 @@ def test_it_does_not_try_again_after_closing(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_one_that_left_before_entering_does_not_stop_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     real = socket.socket.accept
-    gone = [ConnectionAbortedError(), ConnectionAbortedError()]
+    gone = [OSError(number, "se fue") for number in (errno.ECONNABORTED, errno.EPROTO, errno.ENETDOWN)]
 
     def accept(sock: socket.socket) -> tuple[socket.socket, object]:
         if gone:

@@ -6,11 +6,12 @@ from typing import NoReturn
 
 import pytest
 
-from comunicacion_tcp.errors import MessageError, NotUTF8, ServiceFailed, TooLong
+from comunicacion_tcp.errors import MessageError, NotUTF8, ServiceFailed, TooLong, TooSlow
 from comunicacion_tcp.limits import Limits
 from comunicacion_tcp.protocol import ClientProtocol, ServerProtocol
-from comunicacion_tcp.services import Service
+from comunicacion_tcp.services import Service, uppercase
 
+from .support.driving import play
 from .support.model import EOF, SILENCE, Step
 
 SMALL = Limits(max_message=16)
@@ -18,14 +19,7 @@ SMALL = Limits(max_message=16)
 
 def replies(conversation: ServerProtocol, *steps: Step) -> list[bytes]:
     """Lo que responde a cada paso."""
-    return [
-        conversation.receive_silence()
-        if step == SILENCE
-        else conversation.receive_eof()
-        if step == EOF
-        else conversation.receive_data(step)  # type: ignore[arg-type]
-        for step in steps
-    ]
+    return [play(conversation, [step]) for step in steps]
 
 
 BYE = "Conexión cerrada".encode()
@@ -215,6 +209,89 @@ def test_a_message_too_long_is_not_kept() -> None:
         conversation.receive_data(b"x" * 1000)
         assert len(conversation._pending) <= SMALL.max_message
     assert conversation.receive_data(b"\nhola\n") == b"\nHOLA\n"
+
+
+# -- por turnos ---------------------------------------------------------------------------------------------
+
+
+def in_turns(conversation: ServerProtocol, data: bytes) -> list[bytes]:
+    """Lo que responde a ``data`` en cada turno."""
+    turns = [conversation.receive_data(data)]
+    while conversation.busy:
+        turns.append(conversation.resume())
+    return turns
+
+
+@pytest.mark.parametrize("service", [Service(str.upper), uppercase], ids=["sin atajo", "con atajo"])
+def test_what_is_answered_one_by_one_takes_turns(service: Service) -> None:
+    conversation = ServerProtocol(service, Limits(turn_messages=3), lines_only=True)
+    bad = b"\xff\n"
+    turns = in_turns(conversation, bad * 10 + b"hola\r\nDESCONEXION\nbasura")
+    error = "ERROR: el mensaje no es UTF-8 válido\n".encode()
+    assert turns[0] == error * 3
+    assert b"".join(turns) == error * 10 + b"HOLA\r\n" + BYE + b"\n"
+    assert conversation.said_goodbye
+
+
+def test_what_follows_waits_for_its_turn() -> None:
+    conversation = ServerProtocol(str.upper, Limits(turn_messages=2))
+    assert conversation.receive_data(b"a\nb\nc\nd") == b"A\nB\n"
+    assert conversation.unsettled
+    assert not conversation.unfinished  # lo que falta por responder no es culpa del cliente
+    assert conversation.receive_data(b"e\nf\n") == b"C\nDE\n"  # no debería, pero no se pierde nada
+    assert conversation.resume() == b"F\n"
+    assert not conversation.unsettled
+    assert conversation.receive_data(b"g\nh\ni\nj") == b"G\nH\n"
+    assert conversation.receive_eof() == b"I\nJ"
+
+
+def test_the_replies_of_a_turn_are_bounded() -> None:
+    limits = Limits(high_water=1000, max_output=5000, max_message=1000)
+    conversation = ServerProtocol(lambda message: message * 100, limits)
+    turns = in_turns(conversation, b"0123456789\n" * 20)
+    assert [len(turn) for turn in turns] == [1001] * 20
+    conversation.receive_data(b"a\n" * 20)
+    assert conversation.busy
+    assert conversation.receive_data(b"x" * 51 + b"\n") == (b"a" * 100 + b"\n") * 10
+    assert conversation.resume() == b"ERROR: la respuesta pasa de 5000 bytes\n"
+    assert [type(bad) for bad in conversation.take_bad_messages()] == [ServiceFailed]
+
+
+def test_a_shortcut_whose_reply_is_too_long_is_not_used() -> None:
+    limits = Limits(max_output=100, max_message=100)
+    service = Service(lambda message: "bien", block=lambda block: b"x" * 101)
+    assert ServerProtocol(service, limits).receive_data(b"a\nb\n") == b"bien\nbien\n"
+    assert ServerProtocol(service, limits).receive_data(b"a\nb\nc") == b"bien\nbien\n"
+
+
+# -- el plazo de un mensaje ---------------------------------------------------------------------------------
+
+
+def test_a_message_that_never_ends_is_an_error_and_the_end() -> None:
+    conversation = ServerProtocol(limits=Limits(message_timeout=7))
+    assert conversation.receive_deadline() == b""
+    assert conversation.receive_data(b"hola\nad") == b"HOLA\n"
+    assert conversation.unfinished
+    assert conversation.receive_deadline() == "ERROR: el mensaje no acabó en 7 s; se cierra la conexión\n".encode()
+    assert conversation.ended
+    assert not conversation.said_goodbye
+    assert [type(bad) for bad in conversation.take_bad_messages()] == [TooSlow]
+
+
+def test_a_message_too_long_that_never_ends_already_has_its_error() -> None:
+    conversation = ServerProtocol(limits=SMALL, lines_only=True)
+    assert conversation.receive_data(b"x" * 17) == b"ERROR: el mensaje pasa de 16 bytes"
+    assert conversation.unfinished
+    assert conversation.receive_deadline() == b"\n"
+    assert conversation.ended
+
+
+def test_a_bare_half_character_that_never_ends_is_an_error_and_the_conversation_goes_on() -> None:
+    conversation = ServerProtocol()
+    assert conversation.receive_data("así".encode("latin-1")) == b"AS"
+    assert conversation.unfinished
+    assert conversation.receive_deadline() == "ERROR: el mensaje no es UTF-8 válido".encode()
+    assert conversation.receive_data(b"hola") == b"HOLA"
 
 
 # -- el cliente ---------------------------------------------------------------------------------------------

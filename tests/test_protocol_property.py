@@ -16,30 +16,12 @@ from comunicacion_tcp.limits import Limits
 from comunicacion_tcp.protocol import ClientProtocol, ServerProtocol
 from comunicacion_tcp.services import Service
 
+from .support.driving import FRAGMENTS, LIMIT, play
 from .support.model import EOF, GOODBYE, SILENCE, Step, answer_lines, answer_steps
 
 # Miles de ejemplos con cobertura y en una máquina ocupada tardan lo suyo; con --hypothesis-profile=long, mucho más.
 pytestmark = pytest.mark.timeout(3600)
 
-LIMIT = 20  # pequeño, para que los mensajes de los ejemplos lo crucen a menudo
-
-# Trozos con mala intención: la despedida y sus imitaciones, terminadores, caracteres de 2, 3 y 4 bytes enteros y
-# a medias, bytes que no son UTF-8, y relleno que ronda el límite.
-FRAGMENTS = [
-    *(b"DESCONEXION", b"DESC", b"ONEXION", b"D", b"\n", b"\r\n", b"\r", b"\n\n", b"DESCONEXION\n", b"DESCONEXION\r\n"),
-    *("desconexıon".encode(), b"desconexion", b"hola ", b"a", "ñ€😀ß".encode(), "ΰ".encode(), "\u2028\x85".encode()),
-    *(
-        "é".encode()[:1],
-        "€".encode()[:2],
-        "😀".encode()[:3],
-        b"\xff",
-        b"\xed\xa0\x80",
-        b"\xc0\x80",
-        b"\xe0\x80",
-        b"\x00",
-    ),
-    *(b"\xff\xfd\x03", b"\xef\xbb\xbf", b"x" * (LIMIT - 1), b"x" * LIMIT, b"x" * (LIMIT + 1)),
-]
 pieces = st.lists(st.sampled_from(FRAGMENTS) | st.binary(max_size=6), max_size=8).map(b"".join)
 steps = st.lists(pieces.filter(bool) | st.just(SILENCE), max_size=10)
 bare_steps = st.lists(pieces.map(lambda piece: piece.replace(b"\n", b"")).filter(bool) | st.just(SILENCE), max_size=10)
@@ -49,16 +31,7 @@ good_text = st.text(st.characters(exclude_characters="\n", exclude_categories=["
 def serve(steps: list[Step], *, lines_only: bool | None = None) -> bytes:
     """Lo que responde ``ServerProtocol`` a estos pasos."""
     conversation = ServerProtocol(limits=Limits(max_message=LIMIT), lines_only=lines_only)
-    reply = b""
-    for step in steps:
-        if step == EOF:
-            reply += conversation.receive_eof()
-        elif step == SILENCE:
-            reply += conversation.receive_silence()
-        else:
-            assert isinstance(step, bytes)
-            reply += conversation.receive_data(step)
-    return reply
+    return play(conversation, steps)
 
 
 def cut(stream: bytes, places: list[int]) -> list[Step]:
@@ -104,8 +77,7 @@ def test_whole_equals_byte_by_byte(stream: bytes) -> None:
 @given(pieces, places)
 def test_a_service_without_a_shortcut_answers_the_same(stream: bytes, places: list[int]) -> None:
     slow = ServerProtocol(Service(str.upper), Limits(max_message=LIMIT))
-    reply = b"".join(slow.receive_data(piece) for piece in cut(stream, places) if isinstance(piece, bytes))
-    assert reply + slow.receive_eof() == answer_lines(stream, LIMIT)
+    assert play(slow, [*cut(stream, places), EOF]) == answer_lines(stream, LIMIT)
 
 
 @given(st.lists(good_text.map(lambda text: text.rstrip("\r")), max_size=6), places, places)
@@ -113,8 +85,7 @@ def test_two_real_ends_and_a_fake_wire(messages: list[str], there: list[int], ba
     messages = [message for message in messages if message != GOODBYE.decode()]
     client, server = ClientProtocol(), ServerProtocol()
     stream = b"".join(client.send(message) for message in messages) + client.say_goodbye()
-    answer = b"".join(server.receive_data(piece) for piece in cut(stream, there) if isinstance(piece, bytes))
-    answer += server.receive_eof()
+    answer = play(server, [*cut(stream, there), EOF])
     for piece in cut(answer, back):
         assert isinstance(piece, bytes)
         client.receive_data(piece)

@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
 import socket
 import threading
+from pathlib import Path
 
 import pytest
 
 from comunicacion_tcp.limits import Limits
-from comunicacion_tcp.server import Server
+from comunicacion_tcp.server import Observer, Server, _network
 
 from .support.fakes import FakeTransport, fake_connection
 from .support.loops import run_loop
 from .support.serving import served
 from .support.sockets import connect, fill, receive, receive_all, reset
-from .support.waiting import wait_until
+from .support.waiting import PATIENCE, wait_until
 
 BYE = "Conexión cerrada".encode()
 
@@ -145,6 +147,234 @@ def test_one_too_many_is_refused_with_a_line_and_the_others_are_served() -> None
             third.sendall(b"ahora\n")
             assert receive(third, 6) == b"AHORA\n"
         assert running.events.names.count("refused") == 1
+
+
+def test_beyond_the_reserve_the_refused_are_told_and_closed_at_once() -> None:
+    with served(limits=Limits(max_connections=1, reserve=0)) as running, connect(running.port) as first:
+        wait_until(lambda: running.server.conversations == 1)
+        for _ in range(50):
+            with connect(running.port) as extra:
+                assert receive_all(extra) == "ERROR: el servidor está completo; inténtalo más tarde\n".encode()
+        assert len(running.server._connections) == 1
+        first.sendall(b"sigo\n")
+        assert receive(first, 5) == b"SIGO\n"
+        assert running.events.names.count("refused") == 50
+
+
+def test_too_many_from_one_address_are_refused_and_the_others_are_served() -> None:
+    with (
+        served(host="127.0.0.1", limits=Limits(max_per_address=2)) as running,
+        connect(running.port) as first,
+        connect(running.port),
+    ):
+        wait_until(lambda: running.server.conversations == 2)
+        with connect(running.port) as third:
+            assert receive_all(third).startswith("ERROR: hay demasiadas conexiones desde tu dirección".encode())
+        with connect(running.port, source="127.0.0.2") as other:
+            other.sendall(b"hola\n")
+            assert receive(other, 5) == b"HOLA\n"
+        first.close()
+        wait_until(lambda: running.server.conversations == 1)
+        with connect(running.port) as again:
+            again.sendall(b"ahora\n")
+            assert receive(again, 6) == b"AHORA\n"
+        wait_until(lambda: running.server.conversations == 1)
+        assert len(running.server._from) == 1  # quien se fue no queda en la tabla
+
+
+def test_the_addresses_of_one_ipv6_network_count_together() -> None:
+    server = Server(limits=Limits(max_per_address=1))
+    same = {_network((host, 1)) for host in ("2001:db8::1", "2001:db8::2", "2001:db8:0:0:ffff::")}
+    assert len(same) == 1
+    assert _network(("2001:db8:0:1::1", 1)) not in same
+    assert _network(("fe80::1%eth0", 1)) == _network(("fe80::2", 1))
+    assert _network(("192.0.2.1", 1)) != _network(("192.0.2.2", 1))
+    assert server._why_not(("unix:/tmp/s", 1)) is None
+
+
+def test_with_few_descriptors_it_admits_fewer_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    lowered: list[tuple[int, int]] = []
+
+    class Told(Observer):
+        def lowered(self, connections: int, wanted: int) -> None:
+            lowered.append((connections, wanted))
+
+    async def start() -> None:
+        monkeypatch.setattr("comunicacion_tcp.server.room", lambda: 100)
+        async with Server(host="127.0.0.1", port=0, observer=Told()):
+            pass
+
+    run_loop(start())
+    assert lowered == [(100 - Limits().reserve, Limits().max_connections)]
+
+
+# -- plazos -------------------------------------------------------------------------------------------------
+
+
+def test_a_message_begun_and_never_ended_closes_the_conversation() -> None:
+    # Cada byte llega a tiempo; el mensaje, no.
+    connection, wire, loop, recorder = fake_connection()
+    connection.data_received(b"hola\nlento")
+    for _ in range(9):
+        loop.advance(1)
+        connection.data_received(b"x")
+    assert wire.state == "abierto"
+    loop.advance(1)
+    assert wire.written == b"HOLA\n" + "ERROR: el mensaje no acabó en 10 s; se cierra la conexión\n".encode()
+    assert wire.state == "FIN enviado"
+    assert recorder.names == ["accepted", "bad_message"]
+
+
+def test_each_message_has_its_own_time() -> None:
+    connection, wire, loop, _ = fake_connection()
+    connection.data_received(b"\nuno")
+    loop.advance(6)
+    connection.data_received(b"\ndos")
+    loop.advance(6)
+    connection.data_received(b"\n")
+    loop.advance(100)
+    connection.data_received(b"tres")
+    loop.advance(9)
+    connection.data_received(b"\n")
+    assert wire.written == b"\nUNO\nDOS\nTRES\n"
+    assert wire.state == "abierto"
+
+
+def test_while_we_do_not_read_the_message_is_not_late() -> None:
+    connection, wire, loop, _ = fake_connection()
+    connection.data_received(b"\nlargo")
+    connection.pause_writing()
+    loop.advance(50)
+    connection.resume_writing()
+    loop.advance(9)
+    connection.data_received(b"\n")
+    assert wire.written == b"\nLARGO\n"
+
+
+def test_who_reads_nothing_for_long_is_cut_and_who_reads_slowly_is_not() -> None:
+    connection, wire, loop, recorder = fake_connection()
+    connection.data_received(b"hola\n")
+    wire.owed = 1000
+    connection.pause_writing()
+    loop.advance(59)
+    wire.owed = 900
+    loop.advance(60)
+    assert wire.state == "abierto"
+    loop.advance(61)
+    assert wire.state == "cortado"
+    assert recorder.names == ["accepted", "undelivered"]
+
+
+def test_idle_clients_are_closed_only_if_told() -> None:
+    connection, wire, loop, recorder = fake_connection(Limits(idle_timeout=30))
+    loop.advance(29)
+    connection.data_received(b"hola\n")
+    loop.advance(29)
+    assert wire.state == "abierto"
+    loop.advance(1)
+    assert wire.written == b"HOLA\n" + "ERROR: 30 s sin recibir nada; se cierra la conexión\n".encode()
+    assert recorder.names == ["accepted", "refused"]
+    _, wire, loop, _ = fake_connection()
+    loop.advance(1e6)
+    assert wire.state == "abierto"
+
+
+def test_who_cannot_write_because_we_do_not_read_is_not_idle() -> None:
+    connection, wire, loop, _ = fake_connection(Limits(idle_timeout=30))
+    connection.data_received(b"hola\n")
+    wire.owed = 5
+    connection.pause_writing()
+    loop.advance(40)
+    assert wire.state == "abierto"
+    wire.owed = 0
+    connection.resume_writing()
+    loop.advance(20)
+    assert wire.state == "FIN enviado"
+    loop.advance(60)  # ya despedida, nada más vence
+    assert wire.written.count(b"ERROR") == 1
+
+
+# -- turnos -------------------------------------------------------------------------------------------------
+
+
+def test_a_flooder_gives_way_between_turns_and_loses_nothing() -> None:
+    connection, wire, loop, _ = fake_connection(Limits(turn_messages=10))
+    connection.data_received(b"\xff\n" * 25 + b"hola\n")
+    assert wire.written.count(b"ERROR") == 10
+    assert not wire.reading
+    loop.turn()
+    assert wire.written.count(b"ERROR") == 20
+    assert not wire.reading
+    loop.turn()
+    assert wire.written.count(b"ERROR") == 25
+    assert wire.written.endswith(b"HOLA\n")
+    assert wire.reading
+    loop.turn()
+    assert wire.state == "abierto"
+
+
+def test_turns_wait_until_the_client_reads() -> None:
+    connection, wire, loop, _ = fake_connection(Limits(turn_messages=10))
+    wire.owed = 100
+    connection.data_received(b"\xff\n" * 15 + b"a medias")
+    connection.pause_writing()
+    loop.turn()
+    assert wire.written.count(b"ERROR") == 10
+    wire.owed = 0
+    connection.resume_writing()
+    assert wire.written.count(b"ERROR") == 15
+    assert wire.reading
+    loop.advance(10)
+    assert "no acabó en 10 s" in wire.written.decode()
+
+
+def test_stopping_answers_first_what_was_waiting_its_turn() -> None:
+    connection, wire, loop, _ = fake_connection(Limits(turn_messages=10))
+    connection._server.stopping = True
+    connection.data_received(b"\xff\n" * 25)
+    connection.drain()
+    assert wire.state == "abierto"
+    loop.turn()
+    loop.turn()
+    assert wire.written.count(b"ERROR") == 25
+    assert wire.state == "FIN enviado"
+
+
+def test_one_that_left_while_it_waited_its_turn() -> None:
+    connection, wire, loop, _ = fake_connection(Limits(turn_messages=1))
+    connection.data_received(b"\xff\n" * 5)
+    connection.connection_lost(ConnectionResetError())
+    written = wire.written
+    loop.turn()
+    assert wire.written == written
+
+
+@pytest.mark.parametrize("junk", [b"\xff\n", b"hola\n"])
+def test_a_real_flooder_is_answered_in_order_to_the_last(junk: bytes) -> None:
+    answer = "ERROR: el mensaje no es UTF-8 válido\n".encode() if junk[0] == 0xFF else b"HOLA\n"
+    with served(limits=Limits(turn_messages=50)) as running, connect(running.port) as sock:
+        sender = threading.Thread(target=sock.sendall, args=(junk * 40_000 + b"fin\nDESCONEXION\n",))
+        sender.start()
+        assert receive_all(sock) == answer * 40_000 + b"FIN\n" + BYE + b"\n"
+        sender.join()
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="aquí Python no tiene sockets de Unix")
+def test_a_unix_socket_is_an_address_like_any_other(tmp_path: Path) -> None:
+    place = f"unix:{tmp_path}/s"
+    with served(host=place, limits=Limits(max_per_address=1)) as running:
+        assert running.server.addresses == [(place, 0)]
+        for _ in range(3):  # el límite por dirección no los cuenta: no la tienen
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.settimeout(PATIENCE)
+                sock.connect(f"{tmp_path}/s")
+                sock.sendall(b"hola\nDESCONEXION\nbasura")
+                assert receive_all(sock) == b"HOLA\n" + BYE + b"\n"
+        _, peer, _ = running.events.events[0]
+        assert peer[0] == place
+        if hasattr(socket, "SO_PEERCRED"):
+            assert peer[1] == os.getpid()
+    assert not (tmp_path / "s").exists()
 
 
 def test_draining_delivers_what_is_owed_and_stops_accepting() -> None:
@@ -284,14 +514,14 @@ def test_while_we_do_not_read_the_silence_is_ours() -> None:
     connection.data_received(b"hola")
     connection.data_received(b"DESCONEXION")
     connection.pause_writing()
-    loop.advance(60)
+    loop.advance(50)
     assert wire.written == b"HOLA"
     connection.resume_writing()
     connection.data_received(b"ES")
     assert wire.written == b"HOLADESCONEXIONES"
     connection.data_received(b"DESCONEXION")
     connection.pause_writing()
-    loop.advance(60)
+    loop.advance(50)
     connection.resume_writing()
     loop.advance(0.019)
     assert wire.written == b"HOLADESCONEXIONES"
@@ -415,11 +645,6 @@ def test_a_client_that_cut_before_our_end_has_nothing_to_be_delivered() -> None:
     wire.state = "cerrado"
     connection.drain()
     assert wire.state == "cerrado"
-
-
-def test_a_client_that_left_before_saying_who_it_was() -> None:
-    _, _, _, recorder = fake_connection(transport=FakeTransport(peer=None))
-    assert recorder.events == [("accepted", ("?", 0), None)]
 
 
 def test_what_was_already_in_the_socket_is_answered_before_stopping() -> None:

@@ -4,6 +4,7 @@
     client.py      cliente-tcp
     sentences.py   cada error, como frase: qué pasó y qué hacer
     parser.py      argparse en español
+    settings.py    los límites, como opciones
     terminal.py    la salida y la entrada: codificación, escapes, una línea cada vez
 
 Aquí no hay protocolo ni sockets.

@@ -14,8 +14,9 @@ from ..client import Client
 from ..errors import ConnectionLost, MessageError, NetworkError
 from ..limits import Limits
 from ..protocol import GOODBYE
-from .parser import SpanishParser, host_name, port_number, seconds
+from .parser import SpanishParser, host_name, port_number
 from .sentences import conversation_failed, reason
+from .settings import CLIENT_LIMITS, add_limits, chosen_limits, seconds
 from .terminal import answer_interrupts, close_output, complain, escape, is_terminal, prepare_streams, say
 
 OK, NETWORK, USAGE, INTERRUPTED = 0, 1, 2, 130  # 130 = 128 + SIGINT, como en cualquier shell
@@ -24,6 +25,7 @@ _PROMPT = f"Ingresa un mensaje (o '{GOODBYE}' para salir): "
 _EPILOG = f"""\
 Cada línea de la entrada es un mensaje. Con {GOODBYE}, o al acabar la entrada (Ctrl-D), el cliente se despide.
 Una terminal no deja escribir líneas de más de 4095 bytes: los textos más largos, por una tubería.
+Cada opción con valor puede ir en el entorno: --puerto 7000 es CLIENTE_TCP_PUERTO=7000. La orden manda.
 
 código de salida:
   {OK:<4} la conversación acabó bien
@@ -38,8 +40,12 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     try:
         answer_interrupts()
         prepare_streams()
-        options = _parser(prog).parse_args(argv)
-        limits = Limits(connect_timeout=options.espera, reply_timeout=options.espera) if options.espera else Limits()
+        parser = _parser(prog)
+        options = parser.parse_args(argv)
+        chosen = chosen_limits(parser, options, CLIENT_LIMITS)
+        if options.espera:
+            chosen |= {"connect_timeout": options.espera, "reply_timeout": options.espera}
+        limits = Limits(**chosen)  # type: ignore[arg-type]
         with Client(options.host, options.puerto, limits=limits) as client:
             say(f"Conectado al servidor en {escape(client.address)}")
             return _converse(client)
@@ -61,16 +67,22 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
 
 def _parser(prog: str | None) -> argparse.ArgumentParser:
     defaults = Limits()
-    parser = SpanishParser(prog, "Cliente de mensajes por TCP.", _EPILOG)
-    parser.add_argument("--host", type=host_name, default="localhost", help="máquina del servidor (%(default)s)")
+    parser = SpanishParser(prog, "Cliente de mensajes por TCP.", _EPILOG, "CLIENTE_TCP_")
+    parser.add_argument(
+        "--host",
+        type=host_name,
+        default="localhost",
+        help="máquina del servidor, o unix:RUTA si es un socket de Unix (%(default)s)",
+    )
     parser.add_argument("--puerto", type=port_number(1), default=5000, help="puerto del servidor (%(default)s)")
     parser.add_argument(
         "--espera",
-        type=seconds,
+        type=seconds(),
         metavar="SEGUNDOS",
         help="segundos de espera para conectar y para cada respuesta "
         f"({defaults.connect_timeout:g} y {defaults.reply_timeout:g})",
     )
+    add_limits(parser, CLIENT_LIMITS)
     return parser
 
 

@@ -6,10 +6,12 @@ Aquí no hay opciones de ningún programa; cada uno define las suyas una vez, en
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Callable
 
 from .. import __version__
+from ..errors import UNIX
 
 TYPE_CHECKING = False  # como la de typing, sin pagar su importación
 if TYPE_CHECKING:
@@ -26,11 +28,16 @@ _ERRORS = (
 
 
 class SpanishParser(argparse.ArgumentParser):
-    """Un ``ArgumentParser`` que ayuda y se queja en español. Un error de uso acaba el programa con código 2."""
+    """Un ``ArgumentParser`` que ayuda y se queja en español. Un error de uso acaba el programa con código 2.
+
+    Cada opción con valor se puede dar también en el entorno: si ``variables`` es ``"SERVIDOR_TCP_"``, ``--puerto`` es
+    ``SERVIDOR_TCP_PUERTO``. La orden manda sobre el entorno; una variable vacía es como si no estuviera.
+    """
 
     _width = 80  # hasta que haya algo que enseñar; sin él, argparse carga shutil ya al declarar la primera opción
 
-    def __init__(self, prog: str | None, description: str, epilog: str) -> None:
+    def __init__(self, prog: str | None, description: str, epilog: str, variables: str) -> None:
+        self._variables = variables
         super().__init__(
             prog=prog,
             description=description,
@@ -47,6 +54,23 @@ class SpanishParser(argparse.ArgumentParser):
             version=f"comunicacion_tcp {__version__}",
             help="muestra la versión y termina",
         )
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]  # como en argparse
+        given = argparse.Namespace() if namespace is None else namespace
+        for action in self._actions:
+            name = self._variable(action)
+            if text := os.environ.get(name) if name else "":
+                try:
+                    setattr(given, action.dest, self._get_values(action, [text]))
+                except argparse.ArgumentError as error:
+                    self.error(f"{name} {error.message}")
+        return super().parse_known_args(args, given)
+
+    def _variable(self, action: argparse.Action) -> str:
+        """El nombre en el entorno de una opción, si lleva valor."""
+        if not action.option_strings or action.nargs is not None:
+            return ""
+        return self._variables + action.option_strings[-1].lstrip("-").replace("-", "_").upper()
 
     def format_help(self) -> str:
         import shutil  # y con él zlib, bz2 y lzma: 3 ms que solo paga quien pide ayuda
@@ -82,24 +106,9 @@ def port_number(lowest: int) -> Callable[[str], int]:
     return convert
 
 
-def seconds(text: str) -> float:
-    """El tipo de una opción que es un plazo en segundos: un número mayor que cero."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= _LONGEST_WAIT:
-        raise argparse.ArgumentTypeError(
-            f"debe ser un número de segundos mayor que cero (1.5, con punto) y de una semana como mucho, no {text!r}"
-        )
-    return value
-
-
-_LONGEST_WAIT = 7 * 24 * 3600.0  # una semana; más allá los sistemas empiezan a no saber esperar (2**31 ms)
-
-
 def host_name(text: str) -> str:
-    """El tipo de una opción que es una máquina: cualquier texto que pueda ser un nombre o una dirección."""
-    if not text or "\x00" in text:
-        raise argparse.ArgumentTypeError("debe ser un nombre o una dirección")
+    """El tipo de una opción que es una máquina: cualquier texto que pueda ser un nombre, una dirección o la ruta de un
+    socket de Unix."""
+    if not text.removeprefix(UNIX) or "\x00" in text:
+        raise argparse.ArgumentTypeError(f"debe ser un nombre, una dirección o {UNIX}RUTA")
     return text

@@ -10,6 +10,7 @@ import os
 import sys
 
 from ..errors import (
+    UNIX,
     AddressInUse,
     AddressNotOurs,
     ConnectionLost,
@@ -35,6 +36,9 @@ _REASONS = {
     errno.ENOBUFS: "el sistema no tiene memoria para más conexiones",
     errno.ENOMEM: "el sistema no tiene memoria para más conexiones",
     errno.ENOSPC: "no queda espacio en el disco",
+    errno.ENOENT: "esa carpeta no existe",
+    errno.ENOTDIR: "parte de la ruta no es una carpeta",
+    errno.ENAMETOOLONG: "la ruta es demasiado larga",
 }
 _ONLY_HOST = "En --host va solo su nombre o su dirección; el puerto, en --puerto."
 
@@ -49,6 +53,8 @@ def reason(cause: BaseException | None) -> str:
 def listening_failed(error: NetworkError) -> str:
     """Por qué el servidor no pudo empezar a escuchar."""
     where = escape(error.address)
+    if where.startswith(UNIX):
+        return _unix_failed(where, error)
     if isinstance(error, AddressInUse):
         if sys.platform == "darwin" and where.endswith(":5000"):
             return (
@@ -67,9 +73,19 @@ def listening_failed(error: NetworkError) -> str:
     return f"No se puede escuchar en {where}: {reason(error.cause)}. Prueba con otro --host o --puerto."
 
 
+def _unix_failed(where: str, error: NetworkError) -> str:
+    if isinstance(error, AddressInUse):
+        return f"{where} ya está ocupado: otro programa escucha ahí, o es otro fichero. Elige otra ruta en --host."
+    if isinstance(error, PortNotAllowed):
+        return f"El sistema no permite crear {where}. Elige en --host una ruta donde puedas escribir."
+    return f"No se puede escuchar en {where}: {reason(error.cause)}. Elige otra ruta en --host."
+
+
 def conversation_failed(error: NetworkError) -> str:
     """Por qué el cliente no pudo empezar o seguir la conversación."""
     where = escape(error.address)
+    if isinstance(error, ServerNotRunning) and where.startswith(UNIX):
+        return f"No hay ningún servidor en {where}. Arráncalo con el mismo --host, o revisa la ruta."
     if isinstance(error, ServerNotRunning):
         return (
             f"No hay ningún servidor escuchando en {where}. Arráncalo allí con «python3 Servidor_TCP.py» y el mismo "

@@ -14,10 +14,13 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import BadMessage, NetworkError, ServiceFailed, format_address
+from ..descriptors import raise_limit
+from ..errors import BadMessage, NetworkError, Refusal, ServiceFailed, format_address
+from ..limits import Limits
 from ..server import Observer, Peer, Server
 from .parser import SpanishParser, host_name, port_number
 from .sentences import listening_failed, reason
+from .settings import SERVER_LIMITS, add_limits, chosen_limits
 from .terminal import answer_interrupts, close_output, complain, escape, is_terminal, prepare_streams, say
 
 try:
@@ -28,10 +31,12 @@ except ImportError:
 OK, FAILED = 0, 1  # el 2, uso equivocado, es de argparse
 
 _HOST, _PORT = "localhost", 5000
+_OWN_DESCRIPTORS = 64  # los tres de siempre, los del bucle, los que escuchan; de sobra
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SAME_TROUBLE_EVERY = 10.0  # segundos entre dos líneas iguales: se ve que dura sin llenar la pantalla
 _EPILOG = f"""\
 Ctrl-C o SIGTERM lo detienen: deja de aceptar, entrega lo debido y termina. La segunda vez, corta ya.
+Cada opción con valor puede ir en el entorno: --puerto 7000 es SERVIDOR_TCP_PUERTO=7000. La orden manda.
 
 código de salida:
   {OK:<4} se detuvo porque se le pidió
@@ -83,8 +88,8 @@ class _Reporter(Observer):
     def lost(self, peer: Peer, cause: Exception) -> None:
         self._tell(f"Se perdió la conexión con {peer}: {reason(cause)}.")
 
-    def refused(self, peer: Peer) -> None:
-        self._tell(f"Conexión rechazada de {peer}: el servidor está completo.")
+    def refused(self, peer: Peer, why: Refusal) -> None:
+        self._tell(f"Conexión rechazada de {peer}: {why}.")
 
     def bad_message(self, peer: Peer, bad: BadMessage) -> None:
         cause = bad.__cause__ if isinstance(bad, ServiceFailed) else None
@@ -93,6 +98,12 @@ class _Reporter(Observer):
 
     def undelivered(self, peer: Peer) -> None:
         self._tell(f"Conexión cortada con {peer}: quedaban respuestas que no había leído.")
+
+    def lowered(self, connections: int, wanted: int) -> None:
+        self._tell(
+            f"Aviso: se admiten {connections} conexiones a la vez, y no {wanted}, porque no hay más descriptores de "
+            "fichero. Sube el límite con «ulimit -n», o baja --max-conexiones."
+        )
 
     def cannot_accept(self, cause: OSError) -> None:
         self._trouble.tell(reason(cause))
@@ -103,7 +114,10 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     try:
         answer_interrupts()
         prepare_streams()
-        return run(_serve(_parser(prog).parse_args(argv)))
+        parser = _parser(prog)
+        options = parser.parse_args(argv)
+        limits = Limits(**chosen_limits(parser, options, SERVER_LIMITS))  # type: ignore[arg-type]
+        return run(_serve(options, limits))
     except KeyboardInterrupt:  # antes de atender señales: aún no había nada que entregar
         return OK
     finally:
@@ -111,18 +125,22 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
 
 
 def _parser(prog: str | None) -> argparse.ArgumentParser:
-    parser = SpanishParser(prog, "Servidor de mensajes por TCP: responde cada mensaje en mayúsculas.", _EPILOG)
-    parser.add_argument("--host", type=host_name, default=_HOST, help="dirección donde escuchar (%(default)s)")
+    about = "Servidor de mensajes por TCP: responde cada mensaje en mayúsculas."
+    parser = SpanishParser(prog, about, _EPILOG, "SERVIDOR_TCP_")
+    where = "dirección donde escuchar, o unix:RUTA para un socket de Unix (%(default)s)"
+    parser.add_argument("--host", type=host_name, default=_HOST, help=where)
     parser.add_argument("--puerto", type=port_number(0), default=_PORT, help="puerto; 0 toma uno libre (%(default)s)")
+    add_limits(parser, SERVER_LIMITS)
     return parser
 
 
-async def _serve(options: argparse.Namespace) -> int:
+async def _serve(options: argparse.Namespace, limits: Limits) -> int:
     loop = asyncio.get_running_loop()
     screen = _Screen(loop)
     trouble = _Trouble(screen, loop)
     loop.set_exception_handler(trouble)
-    server = Server(host=options.host, port=options.puerto, observer=_Reporter(screen, trouble))
+    raise_limit(limits.max_connections + limits.reserve + _OWN_DESCRIPTORS)
+    server = Server(host=options.host, port=options.puerto, limits=limits, observer=_Reporter(screen, trouble))
     stop = asyncio.Event()
 
     def on_signal() -> None:

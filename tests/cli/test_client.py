@@ -9,12 +9,13 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from comunicacion_tcp.limits import Limits
 
-from ..support.programs import CLIENT, PROMPT, SILENT, Program, environment, fails, run, running_server
+from ..support.programs import CLIENT, PROMPT, SERVER, SILENT, Program, environment, fails, run, running_server
 from ..support.serving import served
 from ..support.sockets import connect, foreign_server, free_port, receive_all, reset
 from ..support.waiting import wait_until
@@ -34,6 +35,21 @@ def test_unknown_host() -> None:
     fails(
         run([*CLIENT, "--host", "no-existe.invalid"]), 1, "No se conoce la máquina de no-existe.invalid:5000.", "--host"
     )
+
+
+def test_by_a_unix_socket(tmp_path: Path) -> None:
+    place = f"unix:{tmp_path}/s"
+    fails(run([*CLIENT, "--host", place]), 1, f"No hay ningún servidor en {place}.", "--host")
+    with Program([*SERVER, "--host", place]) as server:
+        server.wait_for(f"Servidor escuchando en {place}...")
+        done = run([*CLIENT, "--host", place], "hola\nDESCONEXION\n")
+        assert done.returncode == 0
+        assert "Servidor: HOLA\n" in done.stdout.decode()
+        server.wait_for(f"Conexión aceptada de ('{place}', ")
+        fails(run([*SERVER, "--host", place]), 1, f"{place} ya está ocupado", "--host")
+    fails(run([*SERVER, "--host", "unix:/no/existe/s"]), 1, "esa carpeta no existe")
+    fails(run([*SERVER, "--host", f"unix:{tmp_path}/{'x' * 200}"]), 1, "demasiado larga")
+    fails(run([*SERVER, "--host", "unix:"]), 2, "unix:RUTA")
 
 
 @pytest.mark.parametrize(

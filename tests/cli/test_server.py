@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 from comunicacion_tcp.cli import server as module
-from comunicacion_tcp.errors import ServiceFailed, TooLong
+from comunicacion_tcp.errors import ServerFull, ServiceFailed, TooLong
 
 from ..support.fakes import FakeLoop
 from ..support.loops import FAST
@@ -83,7 +84,7 @@ def test_each_thing_that_happens_is_one_escaped_line(capsys: pytest.CaptureFixtu
     reporter.said_goodbye(peer)
     reporter.left(peer)
     reporter.lost(peer, ConnectionResetError(errno.ECONNRESET, "no"))
-    reporter.refused(peer)
+    reporter.refused(peer, ServerFull())
     reporter.bad_message(peer, TooLong(5))
     reporter.bad_message(peer, failed)
     reporter.undelivered(peer)
@@ -96,7 +97,7 @@ def test_each_thing_that_happens_is_one_escaped_line(capsys: pytest.CaptureFixtu
         "Mensaje de desconexión recibido. Cerrando la conexión.",
         "El cliente ('192.0.2.7', 4000) se fue sin despedirse. Cerrando la conexión.",
         "Se perdió la conexión con ('192.0.2.7', 4000): el otro extremo la cortó.",
-        "Conexión rechazada de ('192.0.2.7', 4000): el servidor está completo.",
+        "Conexión rechazada de ('192.0.2.7', 4000): el servidor está completo; inténtalo más tarde.",
         "Mensaje erróneo de ('192.0.2.7', 4000): el mensaje pasa de 5 bytes.",
         "Mensaje erróneo de ('192.0.2.7', 4000): el servicio falló con este mensaje "
         r"(ValueError: a\x1b[2J\nb).",
@@ -237,15 +238,34 @@ def can_connect(port: int) -> bool:
     return True
 
 
-def test_out_of_descriptors_is_a_sentence_and_it_recovers() -> None:
-    command = 'ulimit -n 24; exec "$0" "$@"'
+def test_few_descriptors_are_told_at_the_start_and_never_run_out() -> None:
+    command = 'ulimit -n 40; exec "$0" "$@"'
     with Program(["bash", "-c", command, *SERVER, "--puerto", "0"]) as server:
         port = server.port
-        crowd = [connect(port) for _ in range(24)]
-        server.wait_for("no quedan descriptores")
+        assert re.search(r"Aviso: se admiten \d+ conexiones a la vez, y no 10000", server.output)
+        crowd = [connect(port) for _ in range(60)]
+        server.wait_for("está completo")
         for sock in crowd:
             sock.close()
+        server.wait_for("Conexión aceptada", 3)
+        server.wait_for("se fue sin despedirse", server.output.count("Conexión aceptada"))
         with connect(port) as sock:
+            sock.sendall(b"hola\n")
+            assert receive(sock, 5) == b"HOLA\n"
+        assert "no quedan descriptores" not in server.output
+        assert server.errors == ""
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="solo Linux deja cambiar el límite de otro proceso")
+def test_out_of_descriptors_is_a_sentence_and_it_recovers() -> None:
+    # El servidor guarda descriptores para que no pase: aquí se le quitan cuando ya está en marcha.
+    with running_server() as (server, port):
+        pid = server.process.pid
+        _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{pid}/fd")), hard))
+        with connect(port) as sock:
+            server.wait_for("no quedan descriptores")
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (hard, hard))
             sock.sendall(b"hola\n")
             assert receive(sock, 5) == b"HOLA\n"
         assert server.output.count("no quedan descriptores") == 1

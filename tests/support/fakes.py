@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from comunicacion_tcp.limits import Limits
-from comunicacion_tcp.server import Connection, Server
+from comunicacion_tcp.server import Connection, Server, _ImpatientConnection
 
 from .serving import Recorder
 
@@ -49,6 +49,14 @@ class FakeLoop:
         """``callback()`` dentro de ``delay`` segundos."""
         return self.call_at(self.now + delay, callback)
 
+    def turn(self) -> None:
+        """Una vuelta del bucle: lo que ya estaba pedido para ahora, y no lo que eso pida."""
+        due = [timer for timer in self.timers if timer.when <= self.now]
+        for timer in due:
+            self.timers.remove(timer)
+            if not timer.cancelled:
+                timer.callback()
+
     def advance(self, seconds: float) -> None:
         """Pasa el tiempo, y suena lo que tenga que sonar, en orden."""
         end = self.now + seconds
@@ -63,18 +71,13 @@ class FakeLoop:
 class FakeTransport:
     """Un transporte que apunta lo que se le pide. ``owed``: bytes que el cliente aún no ha leído."""
 
-    def __init__(self, peer: tuple[str, int] | None = ("192.0.2.7", 4000)) -> None:
-        self.peer = peer
+    def __init__(self) -> None:
         self.written = b""
         self.owed = 0
         self.high = -1
         self.reading = True
         self.state = "abierto"
         self.write_eof_error: OSError | None = None
-
-    def get_extra_info(self, name: str) -> object:
-        """Solo se le pregunta quién es el cliente."""
-        return self.peer
 
     def set_write_buffer_limits(self, high: int) -> None:
         """Apunta el umbral; aquí quien decide pausar es la prueba."""
@@ -127,9 +130,10 @@ def fake_connection(
     """Una conexión recién aceptada, con todo lo que la rodea."""
     recorder = Recorder()
     server = Server(limits=limits or Limits(), observer=recorder)
-    loop = FakeLoop()
-    server.loop = loop  # type: ignore[assignment]
-    connection = Connection(server)
+    loop: Any = FakeLoop()
+    server.use_loop(loop)
+    kind = _ImpatientConnection if server.limits.idle_timeout else Connection
+    connection = kind(server, ("192.0.2.7", 4000))
     wire: Any = transport or FakeTransport()
     connection.connection_made(wire)
     return connection, wire, loop, recorder

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 SILENCE, EOF = "silencio", "fin"
 Step = bytes | str
 
+Answer = Callable[[bytes], bytes]
+"""Lo que un servicio responde a un mensaje que cabe, o el error que lo sustituye."""
+
 GOODBYE = b"DESCONEXION"
 FAREWELL = "Conexión cerrada".encode()
 NOT_UTF8 = "ERROR: el mensaje no es UTF-8 válido".encode()
+
+_Decoder = codecs.getincrementaldecoder("utf-8")
 
 
 def too_long(limit: int) -> bytes:
@@ -24,7 +29,7 @@ def too_long(limit: int) -> bytes:
 
 
 def answer(message: bytes) -> bytes:
-    """La respuesta a un mensaje que cabe."""
+    """La respuesta del servicio que viene puesto, las mayúsculas."""
     try:
         return message.decode().upper().encode()
     except UnicodeDecodeError:
@@ -38,7 +43,7 @@ def split_terminator(line: bytes) -> tuple[bytes, bytes]:
     return match[1], match[2]
 
 
-def answer_lines(stream: bytes, limit: int) -> bytes:
+def answer_lines(stream: bytes, limit: int, answer: Answer = answer) -> bytes:
     """Lo que responde una conversación de líneas a ``stream`` y el fin de la entrada, se corte como se corte."""
     reply = b""
     for line in re.findall(rb"[^\n]*\n|[^\n]+", stream):
@@ -50,17 +55,17 @@ def answer_lines(stream: bytes, limit: int) -> bytes:
     return reply
 
 
-def answer_steps(steps: Iterable[Step], limit: int) -> bytes:
+def answer_steps(steps: Iterable[Step], limit: int, answer: Answer = answer) -> bytes:
     """Lo que responde una conversación por decidir a estos pasos, en este orden."""
     reply = line = held = b""  # line: la primera línea hasta aquí; held: su final, aún sin responder
     steps = iter(steps)
     for step in steps:
         if step == EOF:
-            return reply + (FAREWELL if GOODBYE in (held, line) else answer_lines(held, limit))
+            return reply + (FAREWELL if GOODBYE in (held, line) else answer_lines(held, limit, answer))
         if step == SILENCE and held == GOODBYE:
             return reply + FAREWELL
         if step == SILENCE and (GOODBYE + b"\r").startswith(held):
-            reply, held = reply + answer_lines(held, limit), b""
+            reply, held = reply + answer_lines(held, limit, answer), b""
         if step == SILENCE:
             continue
         assert isinstance(step, bytes)
@@ -74,12 +79,13 @@ def answer_steps(steps: Iterable[Step], limit: int) -> bytes:
             body, end = split_terminator(rest + newline)
             size = len(body)
             reply += (too_long(limit) if size > limit else answer(body)) + end
-            return reply + answer_lines(after + b"".join(s for s in steps if isinstance(s, bytes)), limit)
+            after += b"".join(step for step in steps if isinstance(step, bytes))
+            return reply + answer_lines(after, limit, answer)
         held = b""
         if (GOODBYE + b"\r").startswith(rest):
             held = rest
         else:
-            decoder = codecs.getincrementaldecoder("utf-8")("ignore")
+            decoder = _Decoder("ignore")
             decoder.decode(rest)
             held = decoder.getstate()[0]
             done = rest[: len(rest) - len(held)]

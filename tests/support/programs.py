@@ -109,7 +109,7 @@ class Program:
     def port(self) -> int:
         """El puerto en que dijo que escucha; espera a que lo diga."""
         self.wait_for("...\n" if self._master < 0 else "...\r\n")
-        match = re.match(r"Servidor escuchando en .*:(\d+)\.\.\.", self.output)
+        match = re.search(r"Servidor escuchando en .*:(\d+)\.\.\.", self.output)
         assert match, self.output
         return int(match[1])
 

@@ -7,7 +7,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 
-from comunicacion_tcp.errors import BadMessage
+from comunicacion_tcp.errors import BadMessage, Refusal
 from comunicacion_tcp.limits import DEFAULT_LIMITS, Limits
 from comunicacion_tcp.server import Observer, Peer, Server
 from comunicacion_tcp.services import Service, uppercase
@@ -39,8 +39,8 @@ class Recorder(Observer):
     def lost(self, peer: Peer, cause: Exception) -> None:
         self.events.append(("lost", peer, cause))
 
-    def refused(self, peer: Peer) -> None:
-        self.events.append(("refused", peer, None))
+    def refused(self, peer: Peer, why: Refusal) -> None:
+        self.events.append(("refused", peer, why))
 
     def bad_message(self, peer: Peer, bad: BadMessage) -> None:
         self.events.append(("bad_message", peer, bad))

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from .waiting import PATIENCE
 
 
-def connect(port: int, host: str = "127.0.0.1") -> socket.socket:
-    """Un socket conectado, con plazo y sin esperar a juntar segmentos."""
-    sock = socket.create_connection((host, port), timeout=PATIENCE)
+def connect(port: int, host: str = "127.0.0.1", *, source: str = "") -> socket.socket:
+    """Un socket conectado (desde ``source``, si se dice), con plazo y sin esperar a juntar segmentos."""
+    sock = socket.create_connection((host, port), timeout=PATIENCE, source_address=(source, 0) if source else None)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
 

@@ -1,0 +1,172 @@
+"""``check``: cualquier entrada del fuzzer es una conversación, y el protocolo y el modelo deben decir lo mismo de ella.
+
+Aquí no se inventan entradas (``target.py``) ni se guardan (``run.py``). Una entrada se puede escribir a mano:
+
+    00000hola |DESC~ONEXION\\r|\\n
+
+Son cinco cifras (cualquier byte vale: se cuenta desde «0» y se toma el resto) y un guion. Las cifras: servicio (su
+puesto en ``SERVICES``), cómo nace la conversación (según el servicio, por líneas, por decidir), si los trozos van
+como vienen o byte a byte, cuánto pasa de 16 el máximo por mensaje, y mensajes por turno menos uno (4, mil). En el
+guion ``|`` corta, ``~`` corta y calla 20 ms, y ``*`` (solo el primero) envía de una vez muchas copias del trozo.
+El fin llega solo.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+
+from comunicacion_tcp.limits import MIN_MESSAGE, Limits
+from comunicacion_tcp.protocol import ClientProtocol, ServerProtocol
+from comunicacion_tcp.services import Service, uppercase
+from tests.support import model
+from tests.support.driving import play
+from tests.support.model import EOF, FAREWELL, SILENCE, Step, answer_lines, answer_steps
+
+OPTIONS = 5
+_LIMITS = 49  # máximos distintos, de 16 a 64 bytes: los mensajes de una entrada corta los cruzan a menudo
+# Un trozo repetido puede pasar de los bytes que cambian de camino en services.py (1024) y protocol.py (512). Con más
+# mensajes el fuzzer pasaría el rato en unas pocas entradas lentas; por lo mismo, solo se repite uno.
+_MESSAGES, _REPEATED = 24, 1100
+_MARKS = re.compile(rb"([|~*])")
+
+# Lo que hace el servicio caprichoso con un mensaje que lleva cada signo, y lo que por el cable se sabe de ello.
+FAULTS: dict[str, tuple[object, str]] = {
+    "!": (ValueError, "el servicio falló con este mensaje"),
+    "?": (None, "el servicio no devolvió texto"),
+    "#": ("dos\nlíneas", "el servicio devolvió más de una línea"),
+    "$": ("\ud800", "el servicio devolvió texto que no es Unicode válido"),
+}
+
+
+def capricious(message: str) -> str:
+    """Las iniciales en mayúsculas, o una de las ``FAULTS``."""
+    for sign, (outcome, _) in FAULTS.items():
+        if sign in message:
+            if outcome is ValueError:
+                raise ValueError
+            return outcome  # type: ignore[return-value]
+    return message.title()
+
+
+def hasty(block: bytes) -> bytes:
+    """El atajo de ``capricious``, que ante cada una de sus faltas falla a su manera."""
+    for sign, outcome in ((b"!", SystemExit), (b"?", None), (b"#", "texto"), (b"$", b"")):
+        if sign in block:
+            if outcome is SystemExit:
+                raise SystemExit
+            return outcome  # type: ignore[return-value]
+    return block.decode().title().encode()
+
+
+def answer_capricious(message: bytes) -> bytes:
+    """Lo que por el cable responde ``capricious``, según el modelo."""
+    try:
+        text = message.decode()
+    except UnicodeDecodeError:
+        return model.NOT_UTF8
+    errors = [error for sign, (_, error) in FAULTS.items() if sign in text]
+    return f"ERROR: {errors[0]}".encode() if errors else text.title().encode()
+
+
+SERVICES: tuple[tuple[Service, Callable[[bytes], bytes]], ...] = (
+    (uppercase, model.answer),
+    (Service(str.upper, by_character=True), model.answer),
+    (Service(str.upper, block=lambda block: b"" if b"!" in block else block.decode().upper().encode()), model.answer),
+    (Service(capricious), answer_capricious),
+    (Service(capricious, block=hasty), answer_capricious),
+)
+
+
+@functools.cache  # construir unos límites cuesta más que responder
+def _limits(max_message: int, turn: int) -> Limits:
+    wanted = {"max_message": max_message, "messages_per_turn": turn}
+    return Limits(**{name: value for name, value in wanted.items() if name in Limits.fields()})
+
+
+def read_script(script: bytes, *, byte_by_byte: bool) -> list[Step]:
+    """El guion, en pasos."""
+    head, star, tail = script.partition(b"*")
+    parts = [*_MARKS.split(head + star + tail.replace(b"*", b"|")), b""]  # trozo, marca, trozo, marca...
+    steps: list[Step] = []
+    for piece, mark in zip(parts[::2], parts[1::2], strict=True):
+        if mark == b"*":
+            steps.append((piece * max(1, _MESSAGES // (piece.count(b"\n") or 1)))[:_REPEATED])
+        elif byte_by_byte:
+            steps += [piece[at : at + 1] for at in range(len(piece))]
+        else:
+            steps.append(piece)
+        if mark == b"~":
+            steps.append(SILENCE)
+    return steps
+
+
+def check(data: bytes) -> None:
+    """Ejecuta la entrada. ``AssertionError`` si el protocolo y el modelo no coinciden; lo que lance el protocolo, si
+    lanza."""
+    if len(data) < OPTIONS:
+        return
+    kind, birth, cutting, size, turn = (byte - ord("0") for byte in data[:OPTIONS])
+    service, answer = SERVICES[kind % len(SERVICES)]
+    limit = MIN_MESSAGE + size % _LIMITS
+    limits = _limits(limit, (1, 2, 3, 4, 1000)[turn % 5])
+    lines_only = (None, True, False)[birth % 3]
+    steps = read_script(data[OPTIONS:], byte_by_byte=cutting % 4 == 1)
+    stream = b"".join(step for step in steps if isinstance(step, bytes))
+
+    conversation = ServerProtocol(service, limits, lines_only=lines_only)
+    early = play(conversation, steps)
+    reply = early + play(conversation, [EOF])
+    if not service.by_character if lines_only is None else lines_only:
+        assert reply == answer_lines(stream, limit, answer)
+        # Nada se responde tarde: antes del fin ya está respondido todo menos la línea a medias, si cabe.
+        rest = stream[stream.rfind(b"\n") + 1 :]
+        known = stream if len(rest.removesuffix(b"\r")) > limit else stream[: len(stream) - len(rest)]
+        assert early == (reply if known == stream else answer_lines(known, limit, answer))
+        if len(steps) > 1:  # la propiedad misma, sin pasar por el modelo
+            assert reply == play(ServerProtocol(service, limits, lines_only=lines_only), [stream, EOF])
+    else:
+        assert reply == answer_steps([*steps, EOF], limit, answer)
+        if b"\n" not in stream:
+            assert early == answer_steps(steps, limit, answer)
+        if service.by_character and _has_a_good_first_line(steps, limit):
+            assert reply == answer_lines(stream, limit, answer)
+    assert conversation.ended
+    assert conversation.said_goodbye == (FAREWELL in reply[-len(FAREWELL) - 2 :])
+    assert not play(conversation, [b"x\n", SILENCE, EOF])
+    told = [type(bad) for bad in conversation.take_bad_messages()]
+    assert len(set(told)) == len(told)
+    assert not told or b"ERROR: " in reply
+    check_client(steps, stream)
+
+
+def _has_a_good_first_line(steps: list[Step], limit: int) -> bool:
+    """Si se cumple la condición de la propiedad de docs/protocolo.md, 7."""
+    line = b""
+    for step in steps:
+        if not isinstance(step, bytes):
+            break
+        line += step
+        if b"\n" in step:
+            first = line.split(b"\n")[0].removesuffix(b"\r")
+            return len(first) <= limit and model.answer(first) != model.NOT_UTF8
+    return False
+
+
+def check_client(steps: list[Step], stream: bytes) -> None:
+    """Lo mismo, como si lo enviara un servidor a un ``ClientProtocol``."""
+    client = ClientProtocol()
+    sends_lines = True  # si antes de su primer LF no hubo un silencio, que también acaba una respuesta
+    for step in steps:
+        if isinstance(step, bytes):
+            client.receive_data(step)
+        else:
+            sends_lines &= not client.awaiting_silence
+            client.receive_silence()
+    client.receive_eof()
+    replies = list(iter(client.next_reply, None))
+    *lines, last = stream.split(b"\n")
+    whole = [line.removesuffix(b"\r") for line in lines] + [last] * bool(last)
+    assert not sends_lines or replies == [line.decode(errors="backslashreplace") for line in whole]
+    assert not client.has_begun

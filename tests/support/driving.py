@@ -1,0 +1,48 @@
+"""Llevar un ``ServerProtocol`` de paso en paso, y los trozos con que se le ataca.
+
+Lo comparten las pruebas que no tocan la red y el fuzzer (``fuzz/check.py``). Qué debe responder lo dice ``model.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from comunicacion_tcp.protocol import ServerProtocol
+
+from .model import EOF, SILENCE, Step
+
+LIMIT = 20  # bytes por mensaje: pequeño, para que los mensajes de los ejemplos lo crucen a menudo
+
+# Trozos con mala intención: la despedida y sus imitaciones, terminadores, caracteres de 2, 3 y 4 bytes enteros y
+# a medias, bytes que no son UTF-8, y relleno que ronda el límite.
+FRAGMENTS = [
+    *(b"DESCONEXION", b"DESC", b"ONEXION", b"D", b"\n", b"\r\n", b"\r", b"\n\n", b"DESCONEXION\n", b"DESCONEXION\r\n"),
+    *(
+        text.encode()
+        for text in ("desconexıon", "ſ", "desconexion", "hola ", "a", "ñ€😀ß", "ΰ", "\u2028", "\x85", "\ufeff")
+    ),
+    *("é".encode()[:1], "€".encode()[:2], "😀".encode()[:3], "é".encode()[1:], "😀".encode()[1:]),  # a medias
+    *(b"\xff", b"\xed\xa0\x80", b"\xc0\x80", b"\xe0\x80", b"\xf4\x90\x80\x80", b"\xff\xfd\x03", b"\x00"),
+    *(b"x" * (LIMIT - 1), b"x" * LIMIT, b"x" * (LIMIT + 1)),
+]
+
+
+def settle(conversation: ServerProtocol, reply: bytes) -> bytes:
+    """``reply`` y lo que falte: una llamada puede dejar trabajo para otra vuelta, y va antes que lo siguiente."""
+    while getattr(conversation, "busy", False):
+        reply += conversation.resume()  # type: ignore[attr-defined]
+    return reply
+
+
+def play(conversation: ServerProtocol, steps: Iterable[Step]) -> bytes:
+    """Lo que responde a estos pasos, en este orden."""
+    reply = b""
+    for step in steps:
+        if isinstance(step, bytes):
+            said = conversation.receive_data(step)
+        else:
+            said = {SILENCE: conversation.receive_silence, EOF: conversation.receive_eof}[step]()
+        said = settle(conversation, said)
+        assert not (said and conversation.awaiting_silence), "espera el silencio con algo que enviar"
+        reply += said
+    return reply

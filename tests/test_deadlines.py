@@ -1,0 +1,82 @@
+"""``deadlines.py`` con un reloj falso: qué vence, cuándo y en qué orden."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comunicacion_tcp.deadlines import Deadlines
+
+from .support.fakes import FakeLoop
+
+
+def running(seconds: float = 10) -> tuple[Deadlines[str], FakeLoop, list[tuple[float, str, object]]]:
+    """Unos plazos, su reloj (que empieza en 100), y lo que va venciendo."""
+    loop: Any = FakeLoop()
+    expired: list[tuple[float, str, object]] = []
+    return Deadlines(loop, seconds, lambda key, note: expired.append((loop.now, key, note))), loop, expired
+
+
+def test_each_expires_in_its_time_with_one_timer() -> None:
+    deadlines, loop, expired = running()
+    deadlines.start("a", 1)
+    loop.advance(3)
+    deadlines.start("b")
+    assert len(loop.timers) == 1
+    loop.advance(100)
+    assert expired == [(110, "a", 1), (113, "b", None)]
+    assert not loop.timers
+
+
+def test_starting_again_changes_nothing_and_restarting_does() -> None:
+    deadlines, loop, expired = running()
+    for key in "ab":
+        deadlines.start(key)
+    loop.advance(5)
+    deadlines.start("a", "otra nota")
+    deadlines.restart("b")
+    loop.advance(100)
+    assert expired == [(110, "a", None), (115, "b", None)]
+
+
+def test_what_stops_does_not_expire() -> None:
+    deadlines, loop, expired = running()
+    deadlines.start("a")
+    assert "a" in deadlines
+    deadlines.stop("a")
+    deadlines.stop("a")
+    assert "a" not in deadlines
+    loop.advance(4)
+    deadlines.start("b")  # con el temporizador del que ya no está
+    loop.advance(100)
+    assert expired == [(114, "b", None)]
+
+
+def test_zero_is_never() -> None:
+    deadlines, loop, _ = running(0)
+    deadlines.restart("a")
+    assert "a" not in deadlines
+    assert not loop.timers
+
+
+def test_one_that_starts_while_another_expires() -> None:
+    loop: Any = FakeLoop()
+    times: list[float] = []
+
+    def expire(key: str, note: object) -> None:
+        times.append(loop.now)
+        if len(times) < 3:
+            deadlines.start(key)
+
+    deadlines = Deadlines(loop, 10, expire)
+    deadlines.start("a")
+    loop.advance(100)
+    assert times == [110, 120, 130]
+
+
+def test_closed_nothing_expires() -> None:
+    deadlines, loop, expired = running()
+    deadlines.close()
+    deadlines.start("a")
+    deadlines.close()
+    loop.advance(100)
+    assert not expired
