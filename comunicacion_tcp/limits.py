@@ -30,7 +30,7 @@ class Limits(Record):
     """Bytes de respuestas que se preparan de una vez: hasta que el cliente no los lee, ni se le responde más ni se le
     lee. Cuatro lecturas, o una y lo que crezcan sus mayúsculas."""
 
-    turn_messages: int = 500
+    messages_per_turn: int = 500
     """Mensajes que se responden de uno en uno sin ceder el turno a los demás clientes: alrededor de 1 ms con una
     función corta. Los que van en bloque no cuentan."""
 

@@ -32,7 +32,7 @@ El tiempo entra de fuera: quien usa el objeto mira ``awaiting_silence`` y, si el
 ``limits.message_timeout``, a ``receive_deadline()``.
 
 El trabajo de una llamada está acotado, para que nadie haga esperar a los demás: lo que se responde mensaje a mensaje
-(porque el servicio no sabe de otra manera, o porque alguno es malo) se deja al llegar a ``limits.turn_messages``
+(porque el servicio no sabe de otra manera, o porque alguno es malo) se deja al llegar a ``limits.messages_per_turn``
 mensajes o a ``limits.high_water`` bytes de respuestas. Entonces ``busy`` es cierto, y ``resume()`` sigue donde iba.
 """
 
@@ -336,7 +336,7 @@ class ServerProtocol:
         # Por mitades, los mensajes buenos siguen yendo en bloque: si no, uno malo haría pagar por separado los cientos
         # de miles que caben en una lectura.
         replies: list[bytes] = []
-        size, turn = 0, self._limits.turn_messages
+        size, turn = 0, self._limits.messages_per_turn
         parts = [block]
         while parts and turn > 0 and size < self._limits.high_water:
             part = parts.pop()

@@ -6,7 +6,7 @@ Aquí no se inventan entradas (``target.py``) ni se guardan (``run.py``). Una en
 
 Son cinco cifras (cualquier byte vale: se cuenta desde «0» y se toma el resto) y un guion. Las cifras: servicio (su
 puesto en ``SERVICES``), cómo nace la conversación (según el servicio, por líneas, por decidir), si los trozos van
-como vienen o byte a byte, cuánto pasa de 16 el máximo por mensaje, y mensajes por turno menos uno (4, mil). En el
+como vienen o byte a byte, cuánto pasa de 16 el máximo por mensaje, y lo que cabe en un turno (``_TURNS``). En el
 guion ``|`` corta, ``~`` corta y calla 20 ms, y ``*`` (solo el primero) envía de una vez muchas copias del trozo.
 El fin llega solo.
 """
@@ -29,6 +29,7 @@ _LIMITS = 49  # máximos distintos, de 16 a 64 bytes: los mensajes de una entrad
 # Un trozo repetido puede pasar de los bytes que cambian de camino en services.py (1024) y protocol.py (512). Con más
 # mensajes el fuzzer pasaría el rato en unas pocas entradas lentas; por lo mismo, solo se repite uno.
 _MESSAGES, _REPEATED = 24, 1100
+_TURNS = ((1, 10**6), (2, 10**6), (3, 64), (1000, 16), (1000, 10**6))  # mensajes, y bytes de respuestas
 _MARKS = re.compile(rb"([|~*])")
 
 # Lo que hace el servicio caprichoso con un mensaje que lleva cada signo, y lo que por el cable se sabe de ello.
@@ -80,9 +81,8 @@ SERVICES: tuple[tuple[Service, Callable[[bytes], bytes]], ...] = (
 
 
 @functools.cache  # construir unos límites cuesta más que responder
-def _limits(max_message: int, turn: int) -> Limits:
-    wanted = {"max_message": max_message, "messages_per_turn": turn}
-    return Limits(**{name: value for name, value in wanted.items() if name in Limits.fields()})
+def _limits(max_message: int, messages: int, replies: int) -> Limits:
+    return Limits(max_message=max_message, messages_per_turn=messages, high_water=replies)
 
 
 def read_script(script: bytes, *, byte_by_byte: bool) -> list[Step]:
@@ -110,7 +110,7 @@ def check(data: bytes) -> None:
     kind, birth, cutting, size, turn = (byte - ord("0") for byte in data[:OPTIONS])
     service, answer = SERVICES[kind % len(SERVICES)]
     limit = MIN_MESSAGE + size % _LIMITS
-    limits = _limits(limit, (1, 2, 3, 4, 1000)[turn % 5])
+    limits = _limits(limit, *_TURNS[turn % len(_TURNS)])
     lines_only = (None, True, False)[birth % 3]
     steps = read_script(data[OPTIONS:], byte_by_byte=cutting % 4 == 1)
     stream = b"".join(step for step in steps if isinstance(step, bytes))

@@ -224,7 +224,7 @@ def in_turns(conversation: ServerProtocol, data: bytes) -> list[bytes]:
 
 @pytest.mark.parametrize("service", [Service(str.upper), uppercase], ids=["sin atajo", "con atajo"])
 def test_what_is_answered_one_by_one_takes_turns(service: Service) -> None:
-    conversation = ServerProtocol(service, Limits(turn_messages=3), lines_only=True)
+    conversation = ServerProtocol(service, Limits(messages_per_turn=3), lines_only=True)
     bad = b"\xff\n"
     turns = in_turns(conversation, bad * 10 + b"hola\r\nDESCONEXION\nbasura")
     error = "ERROR: el mensaje no es UTF-8 válido\n".encode()
@@ -234,7 +234,7 @@ def test_what_is_answered_one_by_one_takes_turns(service: Service) -> None:
 
 
 def test_what_follows_waits_for_its_turn() -> None:
-    conversation = ServerProtocol(str.upper, Limits(turn_messages=2))
+    conversation = ServerProtocol(str.upper, Limits(messages_per_turn=2))
     assert conversation.receive_data(b"a\nb\nc\nd") == b"A\nB\n"
     assert conversation.unsettled
     assert not conversation.unfinished  # lo que falta por responder no es culpa del cliente

@@ -298,7 +298,7 @@ def test_who_cannot_write_because_we_do_not_read_is_not_idle() -> None:
 
 
 def test_a_flooder_gives_way_between_turns_and_loses_nothing() -> None:
-    connection, wire, loop, _ = fake_connection(Limits(turn_messages=10))
+    connection, wire, loop, _ = fake_connection(Limits(messages_per_turn=10))
     connection.data_received(b"\xff\n" * 25 + b"hola\n")
     assert wire.written.count(b"ERROR") == 10
     assert not wire.reading
@@ -314,7 +314,7 @@ def test_a_flooder_gives_way_between_turns_and_loses_nothing() -> None:
 
 
 def test_turns_wait_until_the_client_reads() -> None:
-    connection, wire, loop, _ = fake_connection(Limits(turn_messages=10))
+    connection, wire, loop, _ = fake_connection(Limits(messages_per_turn=10))
     wire.owed = 100
     connection.data_received(b"\xff\n" * 15 + b"a medias")
     connection.pause_writing()
@@ -329,7 +329,7 @@ def test_turns_wait_until_the_client_reads() -> None:
 
 
 def test_stopping_answers_first_what_was_waiting_its_turn() -> None:
-    connection, wire, loop, _ = fake_connection(Limits(turn_messages=10))
+    connection, wire, loop, _ = fake_connection(Limits(messages_per_turn=10))
     connection._server.stopping = True
     connection.data_received(b"\xff\n" * 25)
     connection.drain()
@@ -341,7 +341,7 @@ def test_stopping_answers_first_what_was_waiting_its_turn() -> None:
 
 
 def test_one_that_left_while_it_waited_its_turn() -> None:
-    connection, wire, loop, _ = fake_connection(Limits(turn_messages=1))
+    connection, wire, loop, _ = fake_connection(Limits(messages_per_turn=1))
     connection.data_received(b"\xff\n" * 5)
     connection.connection_lost(ConnectionResetError())
     written = wire.written
@@ -352,7 +352,7 @@ def test_one_that_left_while_it_waited_its_turn() -> None:
 @pytest.mark.parametrize("junk", [b"\xff\n", b"hola\n"])
 def test_a_real_flooder_is_answered_in_order_to_the_last(junk: bytes) -> None:
     answer = "ERROR: el mensaje no es UTF-8 válido\n".encode() if junk[0] == 0xFF else b"HOLA\n"
-    with served(limits=Limits(turn_messages=50)) as running, connect(running.port) as sock:
+    with served(limits=Limits(messages_per_turn=50)) as running, connect(running.port) as sock:
         sender = threading.Thread(target=sock.sendall, args=(junk * 40_000 + b"fin\nDESCONEXION\n",))
         sender.start()
         assert receive_all(sock) == answer * 40_000 + b"FIN\n" + BYE + b"\n"

@@ -47,6 +47,8 @@ def reason(cause: BaseException | None) -> str:
     """Por qué falló algo, en una frase corta sin punto; vacía si no se sabe."""
     if isinstance(cause, OSError) and cause.errno:
         return _REASONS.get(cause.errno) or f"el sistema dice: {os.strerror(cause.errno)}"
+    if isinstance(cause, MemoryError):
+        return "no queda memoria"
     return f"el sistema dice: {escape(str(cause))}" if cause else ""
 
 

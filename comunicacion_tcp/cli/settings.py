@@ -15,7 +15,7 @@ SERVER_LIMITS = {
     "max_message": ("--max-mensaje", "bytes de un mensaje"),
     "max_output": ("--max-salida", "bytes de una respuesta"),
     "high_water": ("--umbral-salida", "bytes de respuestas por leer con que se deja de responder"),
-    "turn_messages": ("--mensajes-por-turno", "mensajes de uno en uno antes de atender a otros clientes"),
+    "messages_per_turn": ("--mensajes-por-turno", "mensajes de uno en uno antes de atender a otros clientes"),
     "message_timeout": ("--plazo-mensaje", "desde que un mensaje empieza hasta que acaba"),
     "goodbye_silence": ("--silencio", "silencio que confirma una despedida sin fin de línea"),
     "max_connections": ("--max-conexiones", "conversaciones a la vez"),

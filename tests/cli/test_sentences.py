@@ -54,6 +54,7 @@ def test_an_address_cannot_write_on_the_terminal() -> None:
 
 
 def test_reasons() -> None:
+    assert reason(MemoryError()) == "no queda memoria"
     assert reason(None) == ""
     assert reason(ConnectionResetError(errno.ECONNRESET, "x")) == "el otro extremo la cortó"
     assert reason(OSError(errno.EXDEV, "x")).startswith("el sistema dice: ")

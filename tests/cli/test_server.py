@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -21,7 +22,7 @@ from comunicacion_tcp.errors import ServerFull, ServiceFailed, TooLong
 
 from ..support.fakes import FakeLoop
 from ..support.loops import FAST
-from ..support.programs import CLIENT, SERVER, Program, fails, run, running_server
+from ..support.programs import CLIENT, SERVER, SILENT, Program, fails, run, running_server
 from ..support.sockets import connect, fill, receive, receive_all, reset
 from ..support.waiting import wait_until
 
@@ -270,6 +271,29 @@ def test_out_of_descriptors_is_a_sentence_and_it_recovers() -> None:
             assert receive(sock, 5) == b"HOLA\n"
         assert server.output.count("no quedan descriptores") == 1
         assert server.errors == ""
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="solo Linux deja cambiar el límite de otro proceso")
+def test_short_of_memory_it_loses_who_asks_for_it_and_serves_the_rest() -> None:
+    with running_server() as (server, port), connect(port) as polite:
+        pid = server.process.pid
+        size = int(re.search(r"VmSize:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())[1])  # type: ignore[index]
+        _, hard = resource.prlimit(pid, resource.RLIMIT_AS)
+        resource.prlimit(pid, resource.RLIMIT_AS, ((size + 50_000) * 1024, hard))
+        with contextlib.ExitStack() as crowd:
+            for _ in range(100):  # el doble de lo que hay
+                sock = crowd.enter_context(connect(port))
+                with contextlib.suppress(ConnectionError):
+                    sock.sendall(b"\n" + b"x" * 1_000_000)
+            server.wait_for("no queda memoria")
+            polite.sendall(b"hola\n")
+            assert receive(polite, 5) == b"HOLA\n"
+        with connect(port) as later:
+            later.sendall(b"sigo\n")
+            assert receive(later, 5) == b"SIGO\n"
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert not SILENT.search(server.output + server.errors)
 
 
 def test_trouble_is_told_in_a_line_and_not_repeated(capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,8 +29,8 @@ FRAGMENTS = [
 
 def settle(conversation: ServerProtocol, reply: bytes) -> bytes:
     """``reply`` y lo que falte: una llamada puede dejar trabajo para otra vuelta, y va antes que lo siguiente."""
-    while getattr(conversation, "busy", False):
-        reply += conversation.resume()  # type: ignore[attr-defined]
+    while conversation.busy:
+        reply += conversation.resume()
     return reply
 
 
