@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -326,6 +327,7 @@ class _Crowd:
             await asyncio.sleep(0.005)
         for one in self._leaving:
             one.oracle.finish()
+            self.fail(f"conexión {one.oracle.connection}: el servidor no la cierra")
         for flooder in self._flooders:
             flooder.flood.finish()
 
@@ -370,6 +372,7 @@ def _tell(answer: object) -> None:
 
 def main(argv: list[str]) -> int:
     """La carga que dice ``argv[0]``, una ``Spec`` en JSON. Devuelve el código de salida."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C es de quien la lanzó, que cerrará su entrada
     raise_descriptors()
     try:
         asyncio.run(_run(Spec(**json.loads(argv[0]))))

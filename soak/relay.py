@@ -13,6 +13,7 @@ import json
 import os
 import random
 import select
+import signal
 import struct
 import sys
 import time
@@ -68,6 +69,7 @@ def relay(ends: tuple[int, int], stop: int, loss: float, delay: float, late: flo
 
 def main(argv: list[str]) -> int:
     """``argv``, como se dice arriba. Devuelve el código de salida."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C es de quien lo lanzó, que cerrará su entrada
     try:
         ends = open_tun(argv[0]), open_tun(argv[1])
     except OSError as error:

@@ -209,6 +209,8 @@ def serving(
                 code, _ = running.stop()
                 if code:
                     raise Failed(f"el servidor acabó con código {code}: {running.errors.strip()[-400:]}")
+            elif process.returncode not in (0, 1):
+                raise Failed(f"el servidor murió con código {process.returncode}: {running.errors.strip()[-400:]}")
             running.check()
         finally:
             if process.poll() is None:

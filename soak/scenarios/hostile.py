@@ -40,7 +40,8 @@ def never_read(scale: Scale) -> Outcome:
         [
             f"{scale.unread} clientes envían {number(sent / MIB)} MiB sin leer: el servidor crece "
             f"{number(peak / MIB, 1)} MiB como mucho",
-            f"el último se corta a los {closed:.1f} s de quedarse parado",
+            f"cortados como mucho {closed:.1f} s después del último byte que se les admitió, con un plazo de "
+            f"{scale.output_deadline:g} s",
             f"p99 de los {scale.polite} educados {ms(alone.p99)} → {ms(during.p99)}",
         ],
         peak <= scale.unread * _HELD and during.p99 <= NOTICEABLE,
@@ -49,7 +50,7 @@ def never_read(scale: Scale) -> Outcome:
 
 def _stuff(server: Running, scale: Scale) -> tuple[int, float]:
     """Envía sin leer hasta que no se admite más, y espera a que el servidor los corte a todos: los bytes enviados y los
-    segundos que tardó en cortar al último. Lo que alguno llegó a recibir, se comprueba."""
+    segundos que más tardó en cortar a uno desde que no le admitía nada. Lo que alguno llegó a recibir, se comprueba."""
     share = scale.unread_bytes // scale.unread
     poll = select.poll()
     with contextlib.ExitStack() as socks:
@@ -59,9 +60,8 @@ def _stuff(server: Running, scale: Scale) -> tuple[int, float]:
             sock.setblocking(False)
             clients[sock.fileno()] = _Unread(sock, Flood(index, _BLOCK))
             poll.register(sock, select.POLLOUT)
-        sent = 0
-        moved = time.monotonic()
-        deadline = moved + PATIENCE + scale.output_deadline
+        sent, stalled = 0, 0.0
+        deadline = time.monotonic() + PATIENCE + scale.output_deadline
         while clients:
             if time.monotonic() > deadline:
                 raise Failed(f"{len(clients)} clientes que no leen siguen sin cortar")
@@ -70,13 +70,13 @@ def _stuff(server: Running, scale: Scale) -> tuple[int, float]:
                 if events & (select.POLLERR | select.POLLHUP):
                     poll.unregister(fd)
                     client.check()
+                    stalled = max(stalled, time.monotonic() - client.moved)
                     del clients[fd]
                 elif count := client.push():
                     sent += count
-                    moved = time.monotonic()
                     if client.sent >= share:
                         poll.modify(fd, 0)  # bastante: ahora solo se espera el corte
-        return sent, time.monotonic() - moved
+        return sent, stalled
 
 
 class _Unread:
@@ -84,6 +84,8 @@ class _Unread:
 
     def __init__(self, sock: socket.socket, flood: Flood) -> None:
         self.sent = 0
+        self.moved = 0.0
+        """Cuándo se le admitió algo por última vez."""
         self._sock = sock
         self._flood = flood
         self._rest = memoryview(b"")
@@ -97,6 +99,7 @@ class _Unread:
             return 0
         self._rest = self._rest[count:]
         self.sent += count
+        self.moved = time.monotonic()
         return count
 
     def check(self) -> None:
