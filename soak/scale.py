@@ -22,8 +22,8 @@ class Scale:
     """Un mensaje de cada educado: entre todos 1000 por segundo, que ni servidor ni carga notan."""
     idle: int = 10_000
     active: int = 200
-    churn_connections: int = 500
-    churn_rate: float = 100.0
+    churn_connections: int = 1_500
+    churn_rate: float = 300.0
     """Por segundo, las que se van y las que llegan: la quinta parte de las de arriba."""
     churn_seconds: float = 180.0
     allowed: int = 200

@@ -34,7 +34,7 @@ def vanished(scale: Scale) -> Outcome:
         ) as load,
     ):
         alone = load.measure(scale.seconds)
-        before = server.descriptors
+        before = server.connections
         owed = 0
         for index in range(scale.vanished):
             sock = socks.enter_context(pair.connect(server.port))
@@ -42,13 +42,13 @@ def vanished(scale: Scale) -> Outcome:
             if index % _OWED_EVERY == 0:
                 owed += 1
                 sock.sendall(Flood(index, _BLOCK).take())
-        with_all = server.descriptors
+        with_all = server.connections
         assert with_all == before + scale.vanished
         start = time.monotonic()
         pair.silence()
         patience = 4 * scale.keepalive + PATIENCE
-        first = until(lambda: server.descriptors < with_all, "que note que faltan", patience)
-        until(lambda: server.descriptors <= before, "que suelte a los desaparecidos", patience)
+        first = until(lambda: server.connections < with_all, "que note que faltan", patience)
+        until(lambda: server.connections <= before, "que suelte a los desaparecidos", patience)
         took = time.monotonic() - start
         pair.speak()
         during = load.look()
