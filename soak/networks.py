@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .results import Failed, Unavailable
+from .results import Unavailable
 from .server import PATIENCE
 
 SERVER, CLIENT = "10.77.0.1", "10.77.0.2"
@@ -85,10 +85,7 @@ def joined(bad: Bad | None = None) -> Iterator[Pair]:
     pair = Pair(names[0], names[1])
     with contextlib.ExitStack() as undo:
         for name in names:
-            try:
-                _ip("netns", "add", name)
-            except Failed as error:
-                raise Unavailable(f"no se pueden hacer espacios de nombres: {error}") from None
+            _ip("netns", "add", name)
             undo.callback(_ip, "netns", "del", name)
             _ip("-n", name, "link", "set", "lo", "up")
         devices = [f"{name}0" for name in names]
@@ -162,4 +159,4 @@ def _ip(*arguments: str) -> None:
 def _run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise Failed(f"{' '.join(command)}: {done.stderr.strip()}")
+        raise Unavailable(f"«{' '.join(command)}» dice: {done.stderr.strip()}")

@@ -9,12 +9,14 @@ import re
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from soak import run
+from soak.load import Load, Spec
 from soak.oracle import Flood, Oracle, WrongReply, reply, request
 from soak.relay import relay
 from soak.results import Outcome, Scenario, Unavailable
@@ -25,6 +27,8 @@ from soak.server import TcpLine
 
 from .support.examples import ROOT
 from .support.programs import environment
+from .support.serving import served
+from .support.sockets import foreign_server
 from .support.tools import need
 from .support.waiting import wait_until
 
@@ -123,6 +127,48 @@ def test_a_spoilt_flood_is_caught(spoil: object) -> None:
     with pytest.raises(WrongReply):
         flood.receive(b"".join(spoil(lines)))  # type: ignore[operator]
         flood.finish()
+
+
+# -- las cargas, con servidores que mienten -----------------------------------------------------------------
+
+
+def loses_one(sock: socket.socket) -> None:
+    lines = sock.makefile("rb")
+    for number, line in enumerate(lines):
+        if number != 2:
+            sock.sendall(line.decode().upper().encode())
+
+
+def answers_in_lower_case(sock: socket.socket) -> None:
+    while data := sock.recv(65536):
+        sock.sendall(data)
+
+
+def hangs_up(sock: socket.socket) -> None:
+    sock.recv(65536)
+
+
+def hangs_up_halfway(sock: socket.socket) -> None:
+    sock.sendall(sock.makefile("rb").readline().decode().upper().encode()[:-1])
+
+
+@pytest.mark.parametrize("flood", [False, True])
+@pytest.mark.parametrize("lie", [loses_one, answers_in_lower_case, hangs_up, hangs_up_halfway])
+def test_a_load_notices_a_server_that_lies(lie: Callable[[socket.socket], None], flood: bool) -> None:
+    with (
+        foreign_server(lie) as port,
+        Load(Spec(port, 1, every=0.01, flood=flood)) as load,
+        pytest.raises(WrongReply, match="conexión 1"),
+    ):
+        while True:
+            load.measure(0.05)
+
+
+def test_a_load_that_is_answered_ends_well() -> None:
+    with served() as running, Load(Spec(running.port, 3, every=0.01, churn=50)) as load:
+        wait_until(lambda: load.measure(0.05).replaced, "que se renueven conexiones")
+        wait_until(lambda: load.measure(0.05).messages, "que haya respuestas")
+        load.finish()
 
 
 # -- lo que se deduce de lo medido --------------------------------------------------------------------------

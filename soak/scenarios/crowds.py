@@ -91,11 +91,13 @@ def idle_and_active(scale: Scale) -> Outcome:
 
 
 def churn(scale: Scale) -> Outcome:
-    spec = {"connections": scale.churn_connections, "every": 1.0, "churn": scale.churn_rate}
     memory: list[tuple[float, float]] = []
     descriptors: list[tuple[float, float]] = []
     replaced = messages = 0
-    with serving() as server, Load(Spec(server.port, **spec)) as load:  # type: ignore[arg-type]
+    with (
+        serving() as server,
+        Load(Spec(server.port, scale.churn_connections, every=1.0, churn=scale.churn_rate)) as load,
+    ):
         start = time.monotonic()
         load.look()
         while (now := time.monotonic() - start) < scale.churn_seconds:
