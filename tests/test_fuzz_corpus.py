@@ -50,9 +50,6 @@ class AnswersLate(ServerProtocol):
         reply, self.late = self.late, super().receive_data(data)
         return reply
 
-    def receive_silence(self) -> bytes:
-        return self.late[:0] + super().receive_silence()
-
     def receive_eof(self) -> bytes:
         return self.late + super().receive_eof()
 
