@@ -77,7 +77,7 @@ class TcpLine:
 
 
 class Running:
-    """Un servidor en marcha. ``lines`` es lo que lleva dicho, si su salida no se llevó a otra parte."""
+    """Un servidor en marcha. ``output`` está vacía si su salida se llevó a otra parte."""
 
     def __init__(self, process: subprocess.Popen[bytes], host: str, out: IO[bytes] | None, errors: IO[bytes]) -> None:
         self.process = process
@@ -90,7 +90,7 @@ class Running:
 
     @property
     def output(self) -> str:
-        """Lo que lleva escrito en su salida."""
+        """Lo que lleva escrito en su salida, si está en un fichero."""
         return _content(self._out) if self._out else ""
 
     @property

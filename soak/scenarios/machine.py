@@ -164,10 +164,12 @@ class _Late:
 
     def count_owed(self) -> int:
         """Cuántas respuestas debe ya el servidor: los mensajes que ha leído enteros, según el núcleo."""
-        unread = sum(
-            line.unacknowledged if line.local == self._port else line.unread if line.remote == self._port else 0
-            for line in self._server.sockets()
-        )
+        unread = 0
+        for line in self._server.sockets():
+            if (line.local, line.remote) == (self._port, self._server.port):
+                unread += line.unacknowledged
+            elif (line.local, line.remote) == (self._server.port, self._port):
+                unread += line.unread
         read = bytes(self._data[: self._sent - unread])
         self._owed = read.rfind(b"\n") + 1  # son ASCII: cada respuesta mide lo que su mensaje
         return read.count(b"\n")
