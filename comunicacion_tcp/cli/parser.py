@@ -98,6 +98,17 @@ def seconds(text: str) -> float:
 _LONGEST_WAIT = 7 * 24 * 3600.0  # una semana; más allá los sistemas empiezan a no saber esperar (2**31 ms)
 
 
+def one_of(*names: str) -> Callable[[str], str]:
+    """El tipo de una opción que es uno de ``names``."""
+
+    def convert(text: str) -> str:
+        if text not in names:
+            raise argparse.ArgumentTypeError(f"debe ser {', '.join(names[:-1])} o {names[-1]}, no {text!r}")
+        return text
+
+    return convert
+
+
 def host_name(text: str) -> str:
     """El tipo de una opción que es una máquina: cualquier texto que pueda ser un nombre o una dirección."""
     if not text or "\x00" in text:

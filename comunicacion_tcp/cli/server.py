@@ -1,6 +1,7 @@
 """``servidor-tcp``: escucha, sirve mayúsculas y cuenta lo que pasa, una línea cada vez.
 
-Aquí están las opciones, las señales y las frases; aceptar, responder y cerrar es de ``comunicacion_tcp/server.py``.
+Aquí están las opciones y las señales. Lo que se cuenta es de ``report.py``; aceptar, responder y cerrar, de
+``comunicacion_tcp/server.py``.
 """
 
 from __future__ import annotations
@@ -8,17 +9,19 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import errno
+import logging
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any
 
-from ..errors import BadMessage, NetworkError, ServiceFailed, format_address
-from ..server import Observer, Peer, Server
-from .parser import SpanishParser, host_name, port_number
-from .sentences import listening_failed, reason
-from .terminal import answer_interrupts, close_output, complain, escape, is_terminal, prepare_streams, say
+from ..errors import NetworkError, format_address
+from ..server import Server
+from .log import FORMATS, LEVELS, lines_lost, logging_to
+from .output import Output, sink_of
+from .parser import SpanishParser, host_name, one_of, port_number
+from .report import Reporter
+from .sentences import listening_failed
+from .terminal import answer_interrupts, close_output, complain, is_terminal, prepare_streams
 
 try:
     from uvloop import run  # el extra «rapido»: el mismo asyncio, sobre libuv
@@ -29,7 +32,6 @@ OK, FAILED = 0, 1  # el 2, uso equivocado, es de argparse
 
 _HOST, _PORT = "localhost", 5000
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_SAME_TROUBLE_EVERY = 10.0  # segundos entre dos líneas iguales: se ve que dura sin llenar la pantalla
 _EPILOG = f"""\
 Ctrl-C o SIGTERM lo detienen: deja de aceptar, entrega lo debido y termina. La segunda vez, corta ya.
 
@@ -40,70 +42,12 @@ código de salida:
 """
 
 
-class _Screen:
-    """Las líneas que ve quien opera, escritas de una vez en cada vuelta del bucle.
-
-    De una en una, las dos de cada cliente costaban la sexta parte de atenderlo (make bench, conectar y despedirse).
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._lines: list[str] = []
-
-    def tell(self, line: str) -> None:
-        """``line``, que se verá en cuanto acabe esta vuelta."""
-        if not self._lines:
-            self._loop.call_soon(self.flush)
-        self._lines.append(line)
-
-    def flush(self) -> None:
-        """Que se vea ya lo que falte."""
-        lines, self._lines = self._lines, []
-        # Con la salida rota (disco lleno, tubería cerrada) se sigue sirviendo.
-        with contextlib.suppress(OSError):
-            say("".join(f"{line}\n" for line in lines), end="")
-
-
-class _Reporter(Observer):
-    """Lo que cuenta el servidor, como líneas de la terminal."""
-
-    def __init__(self, screen: _Screen, trouble: _Trouble) -> None:
-        self._tell = screen.tell
-        self._trouble = trouble
-
-    def accepted(self, peer: Peer) -> None:
-        self._tell(f"Conexión aceptada de {peer}")
-
-    def said_goodbye(self, peer: Peer) -> None:
-        self._tell("Mensaje de desconexión recibido. Cerrando la conexión.")
-
-    def left(self, peer: Peer) -> None:
-        self._tell(f"El cliente {peer} se fue sin despedirse. Cerrando la conexión.")
-
-    def lost(self, peer: Peer, cause: Exception) -> None:
-        self._tell(f"Se perdió la conexión con {peer}: {reason(cause)}.")
-
-    def refused(self, peer: Peer) -> None:
-        self._tell(f"Conexión rechazada de {peer}: el servidor está completo.")
-
-    def bad_message(self, peer: Peer, bad: BadMessage) -> None:
-        cause = bad.__cause__ if isinstance(bad, ServiceFailed) else None
-        detail = f" ({type(cause).__name__}: {escape(str(cause))})" if cause else ""
-        self._tell(f"Mensaje erróneo de {peer}: {bad}{detail}.")
-
-    def undelivered(self, peer: Peer) -> None:
-        self._tell(f"Conexión cortada con {peer}: quedaban respuestas que no había leído.")
-
-    def cannot_accept(self, cause: OSError) -> None:
-        self._trouble.tell(reason(cause))
-
-
 def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     """El programa. ``argv``: sus argumentos, o los del proceso. Devuelve el código de salida."""
     try:
         answer_interrupts()
         prepare_streams()
-        return run(_serve(_parser(prog).parse_args(argv)))
+        return _run(_parser(prog).parse_args(argv))
     except KeyboardInterrupt:  # antes de atender señales: aún no había nada que entregar
         return OK
     finally:
@@ -114,15 +58,39 @@ def _parser(prog: str | None) -> argparse.ArgumentParser:
     parser = SpanishParser(prog, "Servidor de mensajes por TCP: responde cada mensaje en mayúsculas.", _EPILOG)
     parser.add_argument("--host", type=host_name, default=_HOST, help="dirección donde escuchar (%(default)s)")
     parser.add_argument("--puerto", type=port_number(0), default=_PORT, help="puerto; 0 toma uno libre (%(default)s)")
+    parser.add_argument(
+        "--registro",
+        type=one_of(*FORMATS),
+        default="llano",
+        metavar="FORMA",
+        help="cómo se cuenta cada cosa que pasa: llano, solo la frase; fecha, con la hora y la gravedad; "
+        "json, un objeto por línea (%(default)s)",
+    )
+    parser.add_argument(
+        "--nivel",
+        type=one_of(*LEVELS),
+        default="info",
+        metavar="NIVEL",
+        help="lo menos grave que se cuenta: info, aviso o error (%(default)s)",
+    )
     return parser
 
 
-async def _serve(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> int:
+    formatter = FORMATS[options.registro]()
+    output = Output(*sink_of(sys.stdout), lambda count: formatter.format(lines_lost(count)))
+    try:
+        with logging_to(output.write, formatter, LEVELS[options.nivel]) as log:
+            return run(_serve(options, log, output))
+    finally:
+        output.close()
+
+
+async def _serve(options: argparse.Namespace, log: logging.Logger, output: Output) -> int:
     loop = asyncio.get_running_loop()
-    screen = _Screen(loop)
-    trouble = _Trouble(screen, loop)
-    loop.set_exception_handler(trouble)
-    server = Server(host=options.host, port=options.puerto, observer=_Reporter(screen, trouble))
+    reporter = Reporter(log, loop)
+    loop.set_exception_handler(reporter.failed)
+    server = Server(host=options.host, port=options.puerto, observer=reporter)
     stop = asyncio.Event()
 
     def on_signal() -> None:
@@ -136,26 +104,19 @@ async def _serve(options: argparse.Namespace) -> int:
     except NetworkError as error:
         complain(listening_failed(error))
         return FAILED
-    if (options.host, options.puerto) == (_HOST, _PORT):
-        screen.tell("Servidor escuchando...")
-    else:
-        where = " y ".join(format_address(*address) for address in server.addresses)
-        screen.tell(f"Servidor escuchando en {where}...")
+    where = ""
+    if (options.host, options.puerto) != (_HOST, _PORT):
+        where = " en " + " y ".join(format_address(*address) for address in server.addresses)
+    reporter.listening(f"Servidor escuchando{where}...", server.addresses)
     await stop.wait()
     loop.set_exception_handler(lambda *_: None)  # acabando, lo que asyncio dejó aplazado ya no le importa a nadie
     if is_terminal(sys.stdout):
-        screen.tell("")  # detrás de «^C»
-    if server.conversations:
-        screen.tell(f"Deteniendo el servidor: {_count(server.conversations, 'conexión')} por cerrar...")
+        output.write("")  # detrás de «^C»
+    reporter.stopping(server.conversations)
     cut = await server.drain()
     _ignore_signals(loop)
-    screen.tell(f"Servidor detenido con {_count(cut, 'conexión')} sin entregar todo." if cut else "Servidor detenido.")
-    screen.flush()
+    reporter.stopped(cut)
     return FAILED if cut else OK
-
-
-def _count(number: int, noun: str) -> str:
-    return f"1 {noun}" if number == 1 else f"{number} {noun.removesuffix('ón')}ones"
 
 
 def _handle_signals(loop: asyncio.AbstractEventLoop, handler: Callable[[], None]) -> None:
@@ -172,27 +133,3 @@ def _ignore_signals(loop: asyncio.AbstractEventLoop) -> None:
         with contextlib.suppress(NotImplementedError):
             loop.remove_signal_handler(number)
         signal.signal(number, signal.SIG_IGN)
-
-
-class _Trouble:
-    """Cuenta lo que falló fuera de una conversación (aceptar sin descriptores, casi siempre)."""
-
-    def __init__(self, screen: _Screen, loop: asyncio.AbstractEventLoop) -> None:
-        self._screen = screen
-        self._loop = loop
-        self._last = ""
-        self._quiet_until = 0.0
-
-    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Lo que asyncio no supo a quién contar."""
-        cause = context.get("exception")
-        if isinstance(cause, OSError) and cause.errno == errno.ENOTCONN:
-            return  # el cliente cortó mientras se le cerraba: ya no hay nada que entregarle
-        self.tell(reason(cause) or escape(str(context.get("message"))))
-
-    def tell(self, text: str) -> None:
-        """Dice que falló ``text``; lo mismo repetido, de vez en cuando."""
-        now = self._loop.time()
-        if text != self._last or now >= self._quiet_until:
-            self._last, self._quiet_until = text, now + _SAME_TROUBLE_EVERY
-            self._screen.tell(f"Algo falló y se sigue sirviendo: {text}.")
