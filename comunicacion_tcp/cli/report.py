@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import logging
 from functools import partial
 from logging import ERROR, INFO, WARNING
 from typing import Any
 
 from ..errors import BadMessage, ServiceFailed
 from ..server import Observer, Peer
-from .log import Event
+from .log import Log
 from .sentences import reason
 
 _INTERVAL = 10.0  # segundos: se ve que algo dura sin llenar la pantalla
@@ -28,8 +27,8 @@ class Reporter(Observer):
     cuantas veces quiera.
     """
 
-    def __init__(self, log: logging.Logger, loop: asyncio.AbstractEventLoop) -> None:
-        self._log = log
+    def __init__(self, log: Log, loop: asyncio.AbstractEventLoop) -> None:
+        self._tell = log.tell
         self._loop = loop
         self._rations: dict[str, Ration] = {}
 
@@ -94,11 +93,6 @@ class Reporter(Observer):
         self._tell_some(ERROR, "failed", _still_serving(text), {"cause": cause} if cause else {})
 
     # -- por dentro -----------------------------------------------------------------------------------------
-
-    def _tell(self, level: int, event: str, line: str, fields: dict[str, Any]) -> None:
-        log = self._log
-        if log.isEnabledFor(level):
-            log.handle(Event(level, event, line, fields))
 
     def _tell_some(self, level: int, event: str, line: str, fields: dict[str, Any]) -> None:
         ration = self._rations.get(event)

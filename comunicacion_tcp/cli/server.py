@@ -9,14 +9,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import logging
 import signal
 import sys
 from collections.abc import Callable
 
 from ..errors import NetworkError, format_address
 from ..server import Server
-from .log import FORMATS, LEVELS, lines_lost, logging_to
+from .log import FORMATS, LEVELS, Log, lines_lost, logging_to
 from .output import Output, sink_of
 from .parser import SpanishParser, host_name, one_of, port_number
 from .report import Reporter
@@ -86,7 +85,7 @@ def _run(options: argparse.Namespace) -> int:
         output.close()
 
 
-async def _serve(options: argparse.Namespace, log: logging.Logger, output: Output) -> int:
+async def _serve(options: argparse.Namespace, log: Log, output: Output) -> int:
     loop = asyncio.get_running_loop()
     reporter = Reporter(log, loop)
     loop.set_exception_handler(reporter.failed)

@@ -112,18 +112,36 @@ def test_an_event_is_a_whole_log_record() -> None:
     assert re.fullmatch(rf"{NAME} WARNING [-\d]+ [:\d]+,\d{{3}} 100 % frase \d+", shown)
 
 
-def test_what_is_less_serious_is_left_out_and_nothing_is_left_behind() -> None:
+@pytest.mark.parametrize("alone", [True, False])
+def test_what_is_less_serious_is_left_out_and_nothing_is_left_behind(
+    monkeypatch: pytest.MonkeyPatch, alone: bool
+) -> None:
     lines: list[str] = []
+    other = Keeper()
+    monkeypatch.setattr(logging.getLogger(), "handlers", [] if alone else [other])
     before = list(logging.getLogger().handlers)
     with logging_to(lines.append, PlainFormatter(), logging.WARNING) as log:
         for level in (logging.INFO, logging.WARNING):
-            if log.isEnabledFor(level):
-                log.handle(Event(level, "refused", f"nivel {level}", {}))
+            log.tell(level, "refused", f"nivel\n{level}", {"peer": PEER})
         logging.getLogger("asyncio").warning("socket.send() raised exception.")
         logging.getLogger("asyncio").info("nada")
     logging.getLogger(NAME).warning("tarde")
-    assert lines == ["nivel 30", "socket.send() raised exception."]
+    assert lines == [r"nivel\n30", "socket.send() raised exception."]
     assert logging.getLogger().handlers == before
+    # Quien escuche además de nuestra salida tiene el registro entero.
+    assert [getattr(record, "fields", None) for record in other.kept] == ([] if alone else [{"peer": PEER}, None, None])
+
+
+class Keeper(logging.Handler):
+    """Guarda los registros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Uno más."""
+        self.kept.append(record)
 
 
 def test_lost_lines() -> None:

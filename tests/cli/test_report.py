@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from comunicacion_tcp.cli.log import LineHandler, PlainFormatter
+from comunicacion_tcp.cli.log import LineHandler, Log, PlainFormatter
 from comunicacion_tcp.cli.report import Ration, Reporter
 from comunicacion_tcp.errors import ServiceFailed, TooLong
 from comunicacion_tcp.server import Observer
@@ -37,7 +37,7 @@ def reporting(level: int = logging.INFO) -> tuple[Reporter, Book, FakeLoop]:
     """Quien cuenta, con un reloj falso, y dónde queda lo que cuenta."""
     loop, book, log = FakeLoop(), Book(), logging.Logger("prueba", level)
     log.addHandler(book)
-    return Reporter(log, loop), book, loop  # type: ignore[arg-type]
+    return Reporter(Log(log), loop), book, loop  # type: ignore[arg-type]
 
 
 def test_each_thing_that_happens_is_one_escaped_line() -> None:
