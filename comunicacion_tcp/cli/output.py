@@ -67,7 +67,7 @@ class Output:
     """Escribe líneas sin hacer esperar a quien las da.
 
     ``sink``: escribe unos bytes y devuelve cuántos (``None`` si ahora no admite ninguno), o lanza ``OSError``; puede no
-    volver nunca. ``encoding`` y ``notice``, como en ``Backlog``.
+    volver nunca. ``encoding`` y ``notice``, como en ``Backlog``. Error: ``RuntimeError`` si el sistema no da otro hilo.
     """
 
     def __init__(

@@ -77,7 +77,11 @@ def _parser(prog: str | None) -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     formatter = FORMATS[options.registro]()
-    output = Output(*sink_of(sys.stdout), lambda count: formatter.format(lines_lost(count)))
+    try:
+        output = Output(*sink_of(sys.stdout), lambda count: formatter.format(lines_lost(count)))
+    except RuntimeError:
+        complain("El sistema no deja crear el hilo que escribe la salida. Sube el límite de procesos con «ulimit -u».")
+        return FAILED
     try:
         with logging_to(output.write, formatter, LEVELS[options.nivel]) as log:
             return run(_serve(options, log, output))

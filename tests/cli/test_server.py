@@ -150,6 +150,17 @@ def test_what_the_system_refuses(
         assert word in errors
 
 
+def test_a_system_without_another_thread(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(*args: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert module.main(["--puerto", "0"]) == 1
+    errors = capsys.readouterr().err
+    assert len(errors.splitlines()) == 1
+    assert "hilo" in errors
+
+
 def test_each_way_of_leaving_is_one_line() -> None:
     with running_server() as (server, port):
         with connect(port) as sock:
