@@ -11,7 +11,7 @@ import pytest
 
 from comunicacion_tcp.cli.log import LineHandler, Log, PlainFormatter
 from comunicacion_tcp.cli.report import Ration, Reporter
-from comunicacion_tcp.errors import ServiceFailed, TooLong
+from comunicacion_tcp.errors import ServerFull, ServiceFailed, TooLong
 from comunicacion_tcp.server import Observer
 
 from ..support.fakes import FakeLoop
@@ -48,7 +48,7 @@ def test_each_thing_that_happens_is_one_escaped_line() -> None:
     reporter.said_goodbye(PEER)
     reporter.left(PEER)
     reporter.lost(PEER, ConnectionResetError(errno.ECONNRESET, "no"))
-    reporter.refused(PEER)
+    reporter.refused(PEER, ServerFull())
     reporter.bad_message(PEER, TooLong(5))
     reporter.bad_message(PEER, failed)
     reporter.undelivered(PEER)
@@ -59,7 +59,7 @@ def test_each_thing_that_happens_is_one_escaped_line() -> None:
         "Mensaje de desconexión recibido. Cerrando la conexión.",
         "El cliente ('192.0.2.7', 4000) se fue sin despedirse. Cerrando la conexión.",
         "Se perdió la conexión con ('192.0.2.7', 4000): el otro extremo la cortó.",
-        "Conexión rechazada de ('192.0.2.7', 4000): el servidor está completo.",
+        "Conexión rechazada de ('192.0.2.7', 4000): el servidor está completo; inténtalo más tarde.",
         "Mensaje erróneo de ('192.0.2.7', 4000): el mensaje pasa de 5 bytes.",
         "Mensaje erróneo de ('192.0.2.7', 4000): el servicio falló con este mensaje "
         r"(ValueError: a\x1b[2J\nb).",
@@ -75,10 +75,11 @@ def test_events_are_named_like_the_methods_of_observer() -> None:
         "said_goodbye": lambda: reporter.said_goodbye(PEER),
         "left": lambda: reporter.left(PEER),
         "lost": lambda: reporter.lost(PEER, OSError("no")),
-        "refused": lambda: reporter.refused(PEER),
+        "refused": lambda: reporter.refused(PEER, ServerFull()),
         "bad_message": lambda: reporter.bad_message(PEER, TooLong(5)),
         "undelivered": lambda: reporter.undelivered(PEER),
         "cannot_accept": lambda: reporter.cannot_accept(OSError("no")),
+        "lowered": lambda: reporter.lowered(100, 10_000),
     }
     for tell in told.values():
         tell()
@@ -97,7 +98,7 @@ def test_how_serious_each_thing_is() -> None:
         reporter.said_goodbye(PEER)
         reporter.left(PEER)
         reporter.lost(PEER, OSError("no"))
-        reporter.refused(PEER)
+        reporter.refused(PEER, ServerFull())
         reporter.cannot_accept(OSError("no"))
         reporter.stopping(2)
         reporter.stopped(1)
@@ -147,7 +148,7 @@ def test_trouble_is_told_in_a_line_and_not_repeated() -> None:
 @pytest.mark.parametrize(
     ("event", "tell"),
     [
-        ("refused", Reporter.refused),
+        ("refused", lambda reporter, peer: reporter.refused(peer, ServerFull())),
         ("undelivered", Reporter.undelivered),
         ("bad_message", lambda reporter, peer: reporter.bad_message(peer, TooLong(5))),
         ("lost", lambda reporter, peer: reporter.lost(peer, OSError("no"))),
@@ -176,7 +177,7 @@ def test_a_flood_is_a_few_lines_and_a_sum(event: str, tell: Callable[[Reporter, 
 def test_one_flood_does_not_hide_other_things() -> None:
     reporter, book, _ = reporting()
     for port in range(1000):
-        reporter.refused(("192.0.2.7", port))
+        reporter.refused(("192.0.2.7", port), ServerFull())
     for port in range(1000):
         reporter.accepted(("192.0.2.7", port))  # estas son el registro: todas
     reporter.undelivered(PEER)
@@ -186,7 +187,7 @@ def test_one_flood_does_not_hide_other_things() -> None:
 def test_what_was_hidden_is_summed_at_the_end() -> None:
     reporter, book, loop = reporting()
     for port in range(30):
-        reporter.refused(("192.0.2.7", port))
+        reporter.refused(("192.0.2.7", port), ServerFull())
     loop.advance(3)
     reporter.stopped(0)
     assert book.lines[-2].startswith("... y 20 más en 3 s; ")
