@@ -1,7 +1,7 @@
 """El servidor sobre asyncio: pasa bytes entre cada socket y su ``ServerProtocol``, y sabe cerrar.
 
 Aquí no se abre ningún puerto (``listener.py``), no se decide qué es un mensaje (``protocol.py``) ni qué se le dice a
-una persona: eso lo hace el ``Observer`` que se le dé (``cli/server.py``).
+una persona: eso lo hace el ``Observer`` que se le dé (``cli/report.py``).
 
 La vida de una conexión: *conversando* → *despidiéndose* (enviado lo debido y nuestro FIN, se lee y se tira lo
 que llegue) → *cerrada*. Se pasa por el medio siempre: cerrar un socket con entrada sin leer hace que el núcleo

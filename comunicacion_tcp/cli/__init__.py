@@ -2,6 +2,9 @@
 
     server.py      servidor-tcp
     client.py      cliente-tcp
+    report.py      lo que se cuenta del servidor: la frase, su gravedad y cuántas veces
+    log.py         cada suceso, un registro de logging: llano, con fecha o JSON
+    output.py      la salida del servidor, que nunca lo detiene
     sentences.py   cada error, como frase: qué pasó y qué hacer
     parser.py      argparse en español
     settings.py    los límites, como opciones

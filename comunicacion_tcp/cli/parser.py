@@ -106,6 +106,17 @@ def port_number(lowest: int) -> Callable[[str], int]:
     return convert
 
 
+def one_of(*names: str) -> Callable[[str], str]:
+    """El tipo de una opción que es uno de ``names``."""
+
+    def convert(text: str) -> str:
+        if text not in names:
+            raise argparse.ArgumentTypeError(f"debe ser {', '.join(names[:-1])} o {names[-1]}, no {text!r}")
+        return text
+
+    return convert
+
+
 def host_name(text: str) -> str:
     """El tipo de una opción que es una máquina: cualquier texto que pueda ser un nombre, una dirección o la ruta de un
     socket de Unix."""

@@ -1,6 +1,7 @@
 """``servidor-tcp``: escucha, sirve mayúsculas y cuenta lo que pasa, una línea cada vez.
 
-Aquí están las opciones, las señales y las frases; aceptar, responder y cerrar es de ``comunicacion_tcp/server.py``.
+Aquí están las opciones y las señales. Lo que se cuenta es de ``report.py``; aceptar, responder y cerrar, de
+``comunicacion_tcp/server.py``.
 """
 
 from __future__ import annotations
@@ -8,20 +9,21 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import errno
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any
 
 from ..descriptors import raise_limit
-from ..errors import BadMessage, NetworkError, Refusal, ServiceFailed, format_address
+from ..errors import NetworkError, format_address
 from ..limits import Limits
-from ..server import Observer, Peer, Server
-from .parser import SpanishParser, host_name, port_number
-from .sentences import listening_failed, reason
+from ..server import Server
+from .log import FORMATS, LEVELS, Log, lines_lost, logging_to
+from .output import Output, sink_of
+from .parser import SpanishParser, host_name, one_of, port_number
+from .report import Reporter
+from .sentences import listening_failed
 from .settings import SERVER_LIMITS, add_limits, chosen_limits
-from .terminal import answer_interrupts, close_output, complain, escape, is_terminal, prepare_streams, say
+from .terminal import answer_interrupts, close_output, complain, is_terminal, prepare_streams
 
 try:
     from uvloop import run  # el extra «rapido»: el mismo asyncio, sobre libuv
@@ -33,7 +35,6 @@ OK, FAILED = 0, 1  # el 2, uso equivocado, es de argparse
 _HOST, _PORT = "localhost", 5000
 _OWN_DESCRIPTORS = 64  # los tres de siempre, los del bucle, los que escuchan; de sobra
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_SAME_TROUBLE_EVERY = 10.0  # segundos entre dos líneas iguales: se ve que dura sin llenar la pantalla
 _EPILOG = f"""\
 Ctrl-C o SIGTERM lo detienen: deja de aceptar, entrega lo debido y termina. La segunda vez, corta ya.
 Cada opción con valor puede ir en el entorno: --puerto 7000 es SERVIDOR_TCP_PUERTO=7000. La orden manda.
@@ -45,70 +46,6 @@ código de salida:
 """
 
 
-class _Screen:
-    """Las líneas que ve quien opera, escritas de una vez en cada vuelta del bucle.
-
-    De una en una, las dos de cada cliente costaban la sexta parte de atenderlo (make bench, conectar y despedirse).
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._lines: list[str] = []
-
-    def tell(self, line: str) -> None:
-        """``line``, que se verá en cuanto acabe esta vuelta."""
-        if not self._lines:
-            self._loop.call_soon(self.flush)
-        self._lines.append(line)
-
-    def flush(self) -> None:
-        """Que se vea ya lo que falte."""
-        lines, self._lines = self._lines, []
-        # Con la salida rota (disco lleno, tubería cerrada) se sigue sirviendo.
-        with contextlib.suppress(OSError):
-            say("".join(f"{line}\n" for line in lines), end="")
-
-
-class _Reporter(Observer):
-    """Lo que cuenta el servidor, como líneas de la terminal."""
-
-    def __init__(self, screen: _Screen, trouble: _Trouble) -> None:
-        self._tell = screen.tell
-        self._trouble = trouble
-
-    def accepted(self, peer: Peer) -> None:
-        self._tell(f"Conexión aceptada de {peer}")
-
-    def said_goodbye(self, peer: Peer) -> None:
-        self._tell("Mensaje de desconexión recibido. Cerrando la conexión.")
-
-    def left(self, peer: Peer) -> None:
-        self._tell(f"El cliente {peer} se fue sin despedirse. Cerrando la conexión.")
-
-    def lost(self, peer: Peer, cause: Exception) -> None:
-        self._tell(f"Se perdió la conexión con {peer}: {reason(cause)}.")
-
-    def refused(self, peer: Peer, why: Refusal) -> None:
-        self._tell(f"Conexión rechazada de {peer}: {why}.")
-
-    def bad_message(self, peer: Peer, bad: BadMessage) -> None:
-        cause = bad.__cause__ if isinstance(bad, ServiceFailed) else None
-        detail = f" ({type(cause).__name__}: {escape(str(cause))})" if cause else ""
-        self._tell(f"Mensaje erróneo de {peer}: {bad}{detail}.")
-
-    def undelivered(self, peer: Peer) -> None:
-        self._tell(f"Conexión cortada con {peer}: quedaban respuestas que no había leído.")
-
-    def lowered(self, connections: int, wanted: int) -> None:
-        self._tell(
-            f"Aviso: se admiten {connections} conexiones a la vez, y no {wanted}, porque no hay más descriptores de "
-            "fichero. Sube el límite con «ulimit -n», o baja --max-conexiones."
-        )
-
-    def cannot_accept(self, cause: OSError) -> None:
-        self._trouble.tell(reason(cause))
-
-
 def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     """El programa. ``argv``: sus argumentos, o los del proceso. Devuelve el código de salida."""
     try:
@@ -117,7 +54,7 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
         parser = _parser(prog)
         options = parser.parse_args(argv)
         limits = Limits(**chosen_limits(parser, options, SERVER_LIMITS))  # type: ignore[arg-type]
-        return run(_serve(options, limits))
+        return _run(options, limits)
     except KeyboardInterrupt:  # antes de atender señales: aún no había nada que entregar
         return OK
     finally:
@@ -130,17 +67,45 @@ def _parser(prog: str | None) -> argparse.ArgumentParser:
     where = "dirección donde escuchar, o unix:RUTA para un socket de Unix (%(default)s)"
     parser.add_argument("--host", type=host_name, default=_HOST, help=where)
     parser.add_argument("--puerto", type=port_number(0), default=_PORT, help="puerto; 0 toma uno libre (%(default)s)")
+    parser.add_argument(
+        "--registro",
+        type=one_of(*FORMATS),
+        default="llano",
+        metavar="FORMA",
+        help="cómo se cuenta cada cosa que pasa: llano, solo la frase; fecha, con la hora y la gravedad; "
+        "json, un objeto por línea (%(default)s)",
+    )
+    parser.add_argument(
+        "--nivel",
+        type=one_of(*LEVELS),
+        default="info",
+        metavar="NIVEL",
+        help="lo menos grave que se cuenta: info, aviso o error (%(default)s)",
+    )
     add_limits(parser, SERVER_LIMITS)
     return parser
 
 
-async def _serve(options: argparse.Namespace, limits: Limits) -> int:
+def _run(options: argparse.Namespace, limits: Limits) -> int:
+    formatter = FORMATS[options.registro]()
+    try:
+        output = Output(*sink_of(sys.stdout), lambda count: formatter.format(lines_lost(count)))
+    except RuntimeError:
+        complain("El sistema no deja crear el hilo que escribe la salida. Sube el límite de procesos con «ulimit -u».")
+        return FAILED
+    try:
+        with logging_to(output.write, formatter, LEVELS[options.nivel]) as log:
+            return run(_serve(options, limits, log, output))
+    finally:
+        output.close()
+
+
+async def _serve(options: argparse.Namespace, limits: Limits, log: Log, output: Output) -> int:
     loop = asyncio.get_running_loop()
-    screen = _Screen(loop)
-    trouble = _Trouble(screen, loop)
-    loop.set_exception_handler(trouble)
+    reporter = Reporter(log, loop)
+    loop.set_exception_handler(reporter.failed)
     raise_limit(limits.max_connections + limits.reserve + _OWN_DESCRIPTORS)
-    server = Server(host=options.host, port=options.puerto, limits=limits, observer=_Reporter(screen, trouble))
+    server = Server(host=options.host, port=options.puerto, limits=limits, observer=reporter)
     stop = asyncio.Event()
 
     def on_signal() -> None:
@@ -154,26 +119,19 @@ async def _serve(options: argparse.Namespace, limits: Limits) -> int:
     except NetworkError as error:
         complain(listening_failed(error))
         return FAILED
-    if (options.host, options.puerto) == (_HOST, _PORT):
-        screen.tell("Servidor escuchando...")
-    else:
-        where = " y ".join(format_address(*address) for address in server.addresses)
-        screen.tell(f"Servidor escuchando en {where}...")
+    where = ""
+    if (options.host, options.puerto) != (_HOST, _PORT):
+        where = " en " + " y ".join(format_address(*address) for address in server.addresses)
+    reporter.listening(f"Servidor escuchando{where}...", server.addresses)
     await stop.wait()
     loop.set_exception_handler(lambda *_: None)  # acabando, lo que asyncio dejó aplazado ya no le importa a nadie
     if is_terminal(sys.stdout):
-        screen.tell("")  # detrás de «^C»
-    if server.conversations:
-        screen.tell(f"Deteniendo el servidor: {_count(server.conversations, 'conexión')} por cerrar...")
+        output.write("")  # detrás de «^C»
+    reporter.stopping(server.conversations)
     cut = await server.drain()
     _ignore_signals(loop)
-    screen.tell(f"Servidor detenido con {_count(cut, 'conexión')} sin entregar todo." if cut else "Servidor detenido.")
-    screen.flush()
+    reporter.stopped(cut)
     return FAILED if cut else OK
-
-
-def _count(number: int, noun: str) -> str:
-    return f"1 {noun}" if number == 1 else f"{number} {noun.removesuffix('ón')}ones"
 
 
 def _handle_signals(loop: asyncio.AbstractEventLoop, handler: Callable[[], None]) -> None:
@@ -190,27 +148,3 @@ def _ignore_signals(loop: asyncio.AbstractEventLoop) -> None:
         with contextlib.suppress(NotImplementedError):
             loop.remove_signal_handler(number)
         signal.signal(number, signal.SIG_IGN)
-
-
-class _Trouble:
-    """Cuenta lo que falló fuera de una conversación (aceptar sin descriptores, casi siempre)."""
-
-    def __init__(self, screen: _Screen, loop: asyncio.AbstractEventLoop) -> None:
-        self._screen = screen
-        self._loop = loop
-        self._last = ""
-        self._quiet_until = 0.0
-
-    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Lo que asyncio no supo a quién contar."""
-        cause = context.get("exception")
-        if isinstance(cause, OSError) and cause.errno == errno.ENOTCONN:
-            return  # el cliente cortó mientras se le cerraba: ya no hay nada que entregarle
-        self.tell(reason(cause) or escape(str(context.get("message"))))
-
-    def tell(self, text: str) -> None:
-        """Dice que falló ``text``; lo mismo repetido, de vez en cuando."""
-        now = self._loop.time()
-        if text != self._last or now >= self._quiet_until:
-            self._last, self._quiet_until = text, now + _SAME_TROUBLE_EVERY
-            self._screen.tell(f"Algo falló y se sigue sirviendo: {text}.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import resource
@@ -13,14 +12,11 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from comunicacion_tcp.cli import server as module
-from comunicacion_tcp.errors import ServerFull, ServiceFailed, TooLong
 
-from ..support.fakes import FakeLoop
 from ..support.loops import FAST
 from ..support.programs import CLIENT, SERVER, SILENT, Program, fails, run, running_server
 from ..support.sockets import connect, fill, receive, receive_all, reset
@@ -66,45 +62,6 @@ def test_the_second_signal_ends_at_once() -> None:
         server.signal(signal.SIGTERM)
         assert server.wait() == 1
         assert "Servidor detenido con 1 conexión sin entregar todo." in server.output
-
-
-def reporting() -> tuple[FakeLoop, module._Reporter, module._Trouble]:
-    """Un reloj falso y lo que cuenta cosas en la terminal con él."""
-    loop: Any = FakeLoop()
-    screen = module._Screen(loop)
-    trouble = module._Trouble(screen, loop)
-    return loop, module._Reporter(screen, trouble), trouble
-
-
-def test_each_thing_that_happens_is_one_escaped_line(capsys: pytest.CaptureFixture[str]) -> None:
-    loop, reporter, _ = reporting()
-    peer = ("192.0.2.7", 4000)
-    failed = ServiceFailed("el servicio falló con este mensaje")
-    failed.__cause__ = ValueError("a\x1b[2J\nb")
-    reporter.accepted(peer)
-    reporter.said_goodbye(peer)
-    reporter.left(peer)
-    reporter.lost(peer, ConnectionResetError(errno.ECONNRESET, "no"))
-    reporter.refused(peer, ServerFull())
-    reporter.bad_message(peer, TooLong(5))
-    reporter.bad_message(peer, failed)
-    reporter.undelivered(peer)
-    reporter.cannot_accept(OSError(errno.EMFILE, "no"))
-    reporter.cannot_accept(OSError(errno.EMFILE, "no"))
-    assert capsys.readouterr().out == ""  # todo de una vez, al acabar la vuelta del bucle
-    loop.advance(0)
-    assert capsys.readouterr().out.splitlines() == [
-        "Conexión aceptada de ('192.0.2.7', 4000)",
-        "Mensaje de desconexión recibido. Cerrando la conexión.",
-        "El cliente ('192.0.2.7', 4000) se fue sin despedirse. Cerrando la conexión.",
-        "Se perdió la conexión con ('192.0.2.7', 4000): el otro extremo la cortó.",
-        "Conexión rechazada de ('192.0.2.7', 4000): el servidor está completo; inténtalo más tarde.",
-        "Mensaje erróneo de ('192.0.2.7', 4000): el mensaje pasa de 5 bytes.",
-        "Mensaje erróneo de ('192.0.2.7', 4000): el servicio falló con este mensaje "
-        r"(ValueError: a\x1b[2J\nb).",
-        "Conexión cortada con ('192.0.2.7', 4000): quedaban respuestas que no había leído.",
-        "Algo falló y se sigue sirviendo: no quedan descriptores de fichero; sube el límite con «ulimit -n».",
-    ]
 
 
 def test_two_signals_with_nothing_owed_end_well() -> None:
@@ -155,7 +112,13 @@ def test_an_unknown_host_is_a_sentence() -> None:
 
 @pytest.mark.parametrize(
     ("options", "word"),
-    [(["--puerto", "-1"], "de 0 a 65535"), (["--host"], "--host necesita un valor"), (["hola"], "«hola»")],
+    [
+        (["--puerto", "-1"], "de 0 a 65535"),
+        (["--host"], "--host necesita un valor"),
+        (["hola"], "«hola»"),
+        (["--registro", "xml"], "--registro debe ser llano, fecha o json"),
+        (["--nivel", "7"], "info, aviso o error"),
+    ],
 )
 def test_wrong_options(options: list[str], word: str) -> None:
     fails_at_once(run([*SERVER, *options]), 2, word)
@@ -187,6 +150,17 @@ def test_what_the_system_refuses(
     assert len(errors.splitlines()) == 1
     for word in words:
         assert word in errors
+
+
+def test_a_system_without_another_thread(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(*args: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert module.main(["--puerto", "0"]) == 1
+    errors = capsys.readouterr().err
+    assert len(errors.splitlines()) == 1
+    assert "hilo" in errors
 
 
 def test_each_way_of_leaving_is_one_line() -> None:
@@ -294,28 +268,6 @@ def test_short_of_memory_it_loses_who_asks_for_it_and_serves_the_rest() -> None:
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
         assert not SILENT.search(server.output + server.errors)
-
-
-def test_trouble_is_told_in_a_line_and_not_repeated(capsys: pytest.CaptureFixture[str]) -> None:
-    loop, _, trouble = reporting()
-
-    def fail(message: str, cause: BaseException | None = None) -> None:
-        trouble(loop, {"message": message, "exception": cause})  # type: ignore[arg-type]
-
-    for _ in range(3):
-        fail("accept", OSError(errno.EMFILE, "no"))
-    fail("raro\x1b")
-    fail("cerrando", OSError(errno.ENOTCONN, "no"))
-    fail("accept", OSError(errno.EMFILE, "no"))
-    loop.advance(10)
-    fail("accept", OSError(errno.EMFILE, "no"))
-    loop.advance(0)
-    assert [line.partition(": ")[2][:21] for line in capsys.readouterr().out.splitlines()] == [
-        "no quedan descriptore",
-        r"raro\x1b.",
-        "no quedan descriptore",
-        "no quedan descriptore",
-    ]
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="solo Linux dice qué tiene cargado un proceso")

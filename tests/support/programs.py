@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import re
@@ -94,12 +95,16 @@ class Program:
     @property
     def output(self) -> str:
         """Lo escrito hasta ahora en la salida (en una terminal, también los errores y el eco de lo tecleado)."""
-        return self._bytes.decode(self._encoding)
+        return self._text(self._bytes)
 
     @property
     def errors(self) -> str:
         """Lo escrito hasta ahora en la salida de errores, si no es una terminal."""
-        return self._errors.decode(self._encoding)
+        return self._text(self._errors)
+
+    def _text(self, data: bytes) -> str:
+        # Un carácter leído a medias espera a su otra mitad; bytes que no sean texto siguen siendo un fallo.
+        return codecs.getincrementaldecoder(self._encoding)().decode(data)
 
     def wait_for(self, text: str, times: int = 1) -> None:
         """Espera a que ``text`` esté en la salida, ``times`` veces."""

@@ -1,0 +1,146 @@
+"""La salida del servidor, que nunca lo detiene: a una tubería que nadie lee, a una terminal parada (Ctrl-S) o a un
+disco lleno los espera un hilo aparte, y no los clientes.
+
+Aquí no se sabe qué dicen las líneas (``report.py``) ni qué forma tienen (``log.py``).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+# Caracteres por escribir: unas 20 000 líneas, las de un segundo de un servidor a tope. Una salida atascada no puede
+# quedarse con toda la memoria; lo que no cabe se cuenta, y se dice.
+_ROOM = 1024 * 1024
+# Segundos que se junta después de cada escritura: a una persona le parece al instante, y un servidor a tope solo
+# despierta al hilo 50 veces por segundo. La primera línea tras un rato callado no espera.
+_GATHER = 0.02
+_RETRY = 1.0  # segundos hasta volver a probar con una salida que dio error: un disco lleno se vacía
+_FAREWELL = 1.0  # segundos que se espera al acabar a que salga lo último: de sobra si alguien lo lee
+
+
+class Backlog:
+    """Lo que falta por escribir, con tope. Pura: ni hilos ni reloj.
+
+    ``room``: cuánto cabe, en caracteres. ``encoding``: en qué se escribe; lo que no conozca sale escapado.
+    ``notice``: da la línea que dice que se perdieron tantas.
+    """
+
+    def __init__(self, room: int, encoding: str, notice: Callable[[int], str]) -> None:
+        self._room = room
+        self._encoding = encoding
+        self._notice = notice
+        self._unwritten = b""
+        self._lines: list[str] = []
+        self._size = 0
+        self._lost = 0
+
+    def add(self, line: str) -> None:
+        """Una línea más, sin su final; si no cabe, se pierde y se cuenta."""
+        size = self._size + len(line) + 1
+        # Desde que se pierde una se pierden todas hasta que se tome lo guardado: así el aviso va donde falta el trozo.
+        if size > self._room or self._lost:
+            self._lost += 1
+        else:
+            self._size = size
+            self._lines.append(line)
+
+    def take(self) -> bytes:
+        """Todo lo que falta por escribir, y cuántas líneas se perdieron detrás. Queda vacía."""
+        if self._lost:
+            self._lines.append(self._notice(self._lost))
+        text = os.linesep.join([*self._lines, ""]) if self._lines else ""
+        data = self._unwritten + text.encode(self._encoding, "backslashreplace")
+        self._unwritten, self._lines, self._size, self._lost = b"", [], 0, 0
+        return data
+
+    def give_back(self, data: bytes) -> None:
+        """De lo último que se tomó no se pudo escribir ``data``: va delante de lo que haya llegado después."""
+        self._unwritten = data
+        self._size += len(data)
+
+
+class Output:
+    """Escribe líneas sin hacer esperar a quien las da.
+
+    ``sink``: escribe unos bytes y devuelve cuántos (``None`` si ahora no admite ninguno), o lanza ``OSError``; puede no
+    volver nunca. ``encoding`` y ``notice``, como en ``Backlog``. Error: ``RuntimeError`` si el sistema no da otro hilo.
+    """
+
+    def __init__(
+        self, sink: Callable[[memoryview], int | None], encoding: str, notice: Callable[[int], str], room: int = _ROOM
+    ) -> None:
+        self._sink = sink
+        self._backlog = Backlog(room, encoding, notice)
+        # Reentrante: el recolector de basura puede pasar justo aquí y hacer que asyncio cuente algo.
+        self._lock = threading.RLock()
+        self._wanted = threading.Event()
+        self._closing = threading.Event()
+        # Demonio: si está esperando a una salida atascada, el programa acaba sin él.
+        self._thread = threading.Thread(target=self._work, name="salida", daemon=True)
+        self._thread.start()
+
+    def write(self, line: str) -> None:
+        """``line``, sin su final de línea; se verá enseguida. No espera ni falla."""
+        with self._lock:
+            self._backlog.add(line)
+        if not self._wanted.is_set():
+            self._wanted.set()
+
+    def close(self, patience: float = _FAREWELL) -> None:
+        """Ya no habrá más: espera ``patience`` segundos como mucho a que salga lo que falte."""
+        self._closing.set()
+        self._wanted.set()
+        self._thread.join(patience)
+
+    def _work(self) -> None:
+        unwritten = b""
+        while True:
+            self._wanted.wait(_RETRY if unwritten else None)
+            self._wanted.clear()
+            closing = self._closing.is_set()  # antes de tomar: si se está acabando, ahí va ya todo
+            with self._lock:
+                data = self._backlog.take()
+            unwritten = self._put(data)
+            if unwritten:
+                with self._lock:
+                    self._backlog.give_back(unwritten)
+            if closing:
+                return
+            self._closing.wait(_GATHER)
+
+    def _put(self, data: bytes) -> bytes:
+        """Escribe ``data``; devuelve lo que la salida no admitió."""
+        left = memoryview(data)
+        while left:
+            try:
+                written = self._sink(left)
+            except (OSError, ValueError):  # ValueError: alguien la cerró
+                break
+            if written:
+                left = left[written:]
+            else:  # sin bloqueo, que así la dejó otro programa: la terminal y algunos sockets se comparten
+                time.sleep(_GATHER)
+        return bytes(left)
+
+
+def sink_of(stream: Any) -> tuple[Callable[[memoryview], int | None], str]:
+    """Cómo escribir bytes en ``stream`` (``sys.stdout``, que puede ser ``None``) y con qué codificación."""
+    if stream is None:  # cerrada (`>&-`)
+        return len, "utf-8"
+    buffer = getattr(stream, "buffer", None)
+    if buffer is None:  # la de otro programa, que solo admite texto (IDLE)
+
+        def put(data: memoryview) -> int:
+            stream.write(bytes(data).decode().replace(os.linesep, "\n"))
+            stream.flush()
+            return len(data)
+
+        return put, "utf-8"
+    # Por debajo del búfer de Python: su cerrojo, en manos de un hilo que no vuelve, haría abortar al intérprete al
+    # acabar. Con `python3 -u` no hay búfer. No es os.write: en Windows la consola solo entiende los acentos por aquí.
+    write: Callable[[memoryview], int | None] = getattr(buffer, "raw", buffer).write
+    return write, stream.encoding

@@ -1,0 +1,149 @@
+"""Lo que se cuenta de cada cosa que le pasa al servidor: la frase, su gravedad, y cuántas veces seguidas.
+
+Aquí no se sabe qué forma tiene una línea (``log.py``) ni dónde se escribe (``output.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from functools import partial
+from logging import ERROR, INFO, WARNING
+from typing import Any
+
+from ..errors import BadMessage, Refusal, ServiceFailed
+from ..server import Observer, Peer
+from .log import Log
+from .sentences import reason
+
+_INTERVAL = 10.0  # segundos: se ve que algo dura sin llenar la pantalla
+_LINES = 10  # de cada clase en ese rato: bastan para ver de dónde viene, y quien las provoque no llena ningún disco
+
+
+class Reporter(Observer):
+    """Cuenta en ``log`` lo que pasa en el servidor. ``loop``: quien da la hora y avisa cuando pasa un rato.
+
+    Un suceso nuevo es un método con su frase: ``_tell`` si se cuenta siempre, ``_tell_some`` si otro puede provocarlo
+    cuantas veces quiera.
+    """
+
+    def __init__(self, log: Log, loop: asyncio.AbstractEventLoop) -> None:
+        self._tell = log.tell
+        self._loop = loop
+        self._rations: dict[str, Ration] = {}
+
+    # -- la vida del servidor -------------------------------------------------------------------------------
+
+    def listening(self, line: str, addresses: list[Peer]) -> None:
+        """Empieza a escuchar."""
+        self._tell(INFO, "listening", line, {"addresses": addresses})
+
+    def stopping(self, conversations: int) -> None:
+        """Se le pidió acabar, y deja de aceptar."""
+        if conversations:
+            line = f"Deteniendo el servidor: {_count(conversations)} por cerrar..."
+            self._tell(INFO, "stopping", line, {"conversations": conversations})
+
+    def stopped(self, cut: int) -> None:
+        """Acabó, y tuvo que cortar ``cut`` conversaciones."""
+        for event in list(self._rations):
+            self._sum_up(event)
+        line = f"Servidor detenido con {_count(cut)} sin entregar todo." if cut else "Servidor detenido."
+        self._tell(WARNING if cut else INFO, "stopped", line, {"cut": cut})
+
+    # -- lo que cuenta el servidor --------------------------------------------------------------------------
+
+    def accepted(self, peer: Peer) -> None:
+        self._tell(INFO, "accepted", f"Conexión aceptada de {peer}", {"peer": peer})
+
+    def said_goodbye(self, peer: Peer) -> None:
+        self._tell(INFO, "said_goodbye", "Mensaje de desconexión recibido. Cerrando la conexión.", {"peer": peer})
+
+    def left(self, peer: Peer) -> None:
+        self._tell(INFO, "left", f"El cliente {peer} se fue sin despedirse. Cerrando la conexión.", {"peer": peer})
+
+    def lost(self, peer: Peer, cause: Exception) -> None:
+        line = f"Se perdió la conexión con {peer}: {reason(cause)}."
+        self._tell_some(WARNING, "lost", line, {"peer": peer, "cause": cause})
+
+    def refused(self, peer: Peer, why: Refusal) -> None:
+        line = f"Conexión rechazada de {peer}: {why}."
+        self._tell_some(WARNING, "refused", line, {"peer": peer, "cause": why})
+
+    def bad_message(self, peer: Peer, bad: BadMessage) -> None:
+        cause = bad.__cause__ if isinstance(bad, ServiceFailed) else None
+        detail = f" ({type(cause).__name__}: {cause})" if cause else ""
+        line = f"Mensaje erróneo de {peer}: {bad}{detail}."
+        self._tell_some(WARNING, "bad_message", line, {"peer": peer, "cause": cause or bad})
+
+    def undelivered(self, peer: Peer) -> None:
+        line = f"Conexión cortada con {peer}: quedaban respuestas que no había leído."
+        self._tell_some(WARNING, "undelivered", line, {"peer": peer})
+
+    def lowered(self, connections: int, wanted: int) -> None:
+        line = (
+            f"Aviso: se admiten {connections} conexiones a la vez, y no {wanted}, porque no hay más descriptores de "
+            "fichero. Sube el límite con «ulimit -n», o baja --max-conexiones."
+        )
+        self._tell(WARNING, "lowered", line, {"connections": connections, "wanted": wanted})
+
+    def cannot_accept(self, cause: OSError) -> None:
+        self._tell_some(ERROR, "cannot_accept", _still_serving(reason(cause)), {"cause": cause})
+
+    # -- lo que cuenta asyncio ------------------------------------------------------------------------------
+
+    def failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Lo que asyncio no supo a quién contar (``loop.set_exception_handler``)."""
+        cause = context.get("exception")
+        if isinstance(cause, OSError) and cause.errno == errno.ENOTCONN:
+            return  # el cliente cortó mientras se le cerraba: ya no hay nada que entregarle
+        text = reason(cause) or str(context.get("message"))
+        self._tell_some(ERROR, "failed", _still_serving(text), {"cause": cause} if cause else {})
+
+    # -- por dentro -----------------------------------------------------------------------------------------
+
+    def _tell_some(self, level: int, event: str, line: str, fields: dict[str, Any]) -> None:
+        ration = self._rations.get(event)
+        if not ration:
+            ration = self._rations[event] = Ration(level, self._loop.time())
+            self._loop.call_later(_INTERVAL, partial(self._sum_up, event))
+        if ration.admits(line):
+            self._tell(level, event, line, fields)
+
+    def _sum_up(self, event: str) -> None:
+        ration = self._rations.pop(event, None)
+        if ration and ration.hidden:
+            seconds = max(1, round(self._loop.time() - ration.since))
+            line = f"... y {ration.hidden} más en {seconds} s; lo último: {ration.last}"
+            self._tell(ration.level, event, line, {"count": ration.hidden, "seconds": seconds})
+
+
+class Ration:
+    """Lo que se escribe de una clase de sucesos en un rato: ``_LINES`` líneas distintas; lo demás se cuenta.
+
+    ``level``: su gravedad. ``since``: cuándo empezó el rato.
+    """
+
+    def __init__(self, level: int, since: float) -> None:
+        self.level = level
+        self.since = since
+        self.hidden = 0
+        self.last = ""
+        self._shown: set[str] = set()
+
+    def admits(self, line: str) -> bool:
+        """Si ``line`` se escribe; si no, queda contada en ``hidden`` y guardada en ``last``."""
+        if len(self._shown) < _LINES and line not in self._shown:
+            self._shown.add(line)
+            return True
+        self.hidden += 1
+        self.last = line
+        return False
+
+
+def _still_serving(text: str) -> str:
+    return f"Algo falló y se sigue sirviendo: {text}."
+
+
+def _count(conversations: int) -> str:
+    return "1 conexión" if conversations == 1 else f"{conversations} conexiones"

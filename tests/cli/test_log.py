@@ -1,0 +1,250 @@
+"""``log.py``: cada suceso es una línea, en la forma que se pida, y nada de lo que llega de fuera manda en ella."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from comunicacion_tcp.cli.log import (
+    NAME,
+    Clock,
+    DatedFormatter,
+    Event,
+    JsonFormatter,
+    PlainFormatter,
+    lines_lost,
+    logging_to,
+)
+
+from ..support.programs import SERVER, Program, running_server
+from ..support.sockets import connect, receive, receive_all, reset
+from ..support.waiting import wait_until
+
+PEER = ("192.0.2.7", 4000)
+HOSTILE = "a\r\nb\x1b[2J\x85\u202e\u2028\0\udcff\x7fñ"
+TAME = r"a\r\nb\x1b[2J\x85\u202e\u2028\0\xff\x7fñ"
+STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d")
+
+
+def foreign(text: str, error: BaseException | None = None) -> logging.LogRecord:
+    """Un registro de una biblioteca cualquiera."""
+    caught = (type(error), error, None) if error else None
+    return logging.LogRecord("asyncio", logging.CRITICAL, "", 0, "dijo %s", (text,), caught)
+
+
+@pytest.fixture
+def madrid(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """La hora de un sitio que la cambia dos veces al año."""
+    if not hasattr(time, "tzset"):
+        pytest.skip("este sistema no deja cambiar de zona horaria")
+    monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.parametrize("formatter", [PlainFormatter(), DatedFormatter(), JsonFormatter()])
+@pytest.mark.parametrize(
+    "record",
+    [
+        Event(logging.INFO, "lost", HOSTILE, {"peer": (HOSTILE, 1), "cause": ValueError(HOSTILE), "why": HOSTILE}),
+        foreign(HOSTILE, ValueError(HOSTILE)),
+    ],
+)
+def test_nothing_from_outside_rules_the_line(formatter: logging.Formatter, record: logging.LogRecord) -> None:
+    line = formatter.format(record)
+    assert not re.search(r"[\0-\x1f\x7f-\x9f\u2028\u202e\udcff]", line)
+    if isinstance(formatter, JsonFormatter):
+        assert line.isascii()
+        line = str(json.loads(line)).replace("\\\\", "\\")
+        assert not re.search(r"[\0-\x1f\x7f-\x9f\u2028\u202e\udcff]", line)
+    assert TAME in line
+
+
+def test_with_date_and_level() -> None:
+    line = DatedFormatter().format(Event(logging.WARNING, "refused", "Conexión rechazada", {}))
+    stamp, level, rest = line.split(" ", 2)
+    assert STAMP.fullmatch(stamp)
+    assert (level, rest) == ("aviso", "Conexión rechazada")
+    assert DatedFormatter().format(foreign("eso", ValueError("no"))).split(" ", 1)[1] == (
+        "critical dijo eso (ValueError: no)"
+    )
+
+
+def test_json_has_the_data_apart() -> None:
+    event = Event(logging.ERROR, "lost", "frase", {"peer": PEER, "cause": ValueError("no"), "addresses": [PEER]})
+    shown = json.loads(JsonFormatter().format(event))
+    assert STAMP.fullmatch(shown.pop("time"))
+    peer = {"host": "192.0.2.7", "port": 4000}
+    assert shown == {
+        "level": "error",
+        "event": "lost",
+        "message": "frase",
+        "peer": peer,
+        "cause": {"type": "ValueError", "message": "no"},
+        "addresses": [peer],
+    }
+    assert json.loads(JsonFormatter().format(foreign("eso")))["event"] == "asyncio"
+
+
+def test_the_hour_follows_the_changes_of_the_year(madrid: None) -> None:
+    clock = Clock()
+    assert clock.show(1_774_745_999.9996) == "2026-03-29T01:59:59.999+01:00"
+    assert clock.show(1_774_746_000.0) == "2026-03-29T03:00:00.000+02:00"
+    assert clock.show(1_774_746_000.25) == "2026-03-29T03:00:00.250+02:00"
+
+
+def test_an_event_is_a_whole_log_record() -> None:
+    # Cualquier Handler o Formatter de la biblioteca estándar, o de otro, lo entiende.
+    event = Event(logging.WARNING, "lost", "100 % frase", {})
+    usual = vars(foreign("eso"))
+    assert not [field for field in usual if not hasattr(event, field)]
+    shown = logging.Formatter("%(name)s %(levelname)s %(asctime)s %(message)s %(process)d").format(event)
+    assert re.fullmatch(rf"{NAME} WARNING [-\d]+ [:\d]+,\d{{3}} 100 % frase \d+", shown)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_what_is_less_serious_is_left_out_and_nothing_is_left_behind(
+    monkeypatch: pytest.MonkeyPatch, alone: bool
+) -> None:
+    lines: list[str] = []
+    other = Keeper()
+    monkeypatch.setattr(logging.getLogger(), "handlers", [] if alone else [other])
+    before = list(logging.getLogger().handlers)
+    with logging_to(lines.append, PlainFormatter(), logging.WARNING) as log:
+        for level in (logging.INFO, logging.WARNING):
+            log.tell(level, "refused", f"nivel\n{level}", {"peer": PEER})
+        logging.getLogger("asyncio").warning("socket.send() raised exception.")
+        logging.getLogger("asyncio").info("nada")
+    logging.getLogger(NAME).warning("tarde")
+    assert lines == [r"nivel\n30", "socket.send() raised exception."]
+    assert logging.getLogger().handlers == before
+    # Quien escuche además de nuestra salida tiene el registro entero.
+    assert [getattr(record, "fields", None) for record in other.kept] == ([] if alone else [{"peer": PEER}, None, None])
+
+
+class Keeper(logging.Handler):
+    """Guarda los registros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Uno más."""
+        self.kept.append(record)
+
+
+def test_lost_lines() -> None:
+    assert lines_lost(1).getMessage() == "... 1 línea perdida: la salida estaba atascada."
+    assert lines_lost(7).getMessage() == "... 7 líneas perdidas: la salida estaba atascada."
+    shown = json.loads(JsonFormatter().format(lines_lost(7)))
+    assert (shown["event"], shown["level"], shown["count"]) == ("lines_lost", "warning", 7)
+
+
+# -- los programas de verdad --------------------------------------------------------------------------------
+
+# El servidor de siempre, con un servicio que falla diciendo lo que le mandaron y algo peor.
+_FAILING = """
+import sys
+from comunicacion_tcp import server
+def fail(text):
+    raise ValueError(text + "\\n\\x1b[31m\\u202e\\u2028\\x85")
+server.Server.__init__.__defaults__ = (fail, *server.Server.__init__.__defaults__[1:])
+from comunicacion_tcp.cli.server import main
+sys.exit(main(["--puerto", "0", *sys.argv[1:]]))
+"""
+
+
+def events(program: Program) -> list[dict[str, Any]]:
+    """Las líneas enteras que ha escrito, leídas como JSON."""
+    return [json.loads(line) for line in program.output.rpartition("\n")[0].split("\n") if line]
+
+
+def test_json_lines_tell_everything_and_nothing_rules_them() -> None:
+    with Program([sys.executable, "-c", _FAILING, "--registro", "json"]) as server:
+        wait_until(lambda: events(server))
+        port = events(server)[0]["addresses"][0]["port"]
+
+        def heard(name: str) -> None:
+            wait_until(lambda: events(server)[-1]["event"] == name, f"{name}; dijo {server.output!r}")
+
+        with connect(port) as sock:
+            peer = dict(zip(("host", "port"), sock.getsockname(), strict=True))
+            sock.sendall("\x1b[2J\u202ehola\n".encode())
+            heard("bad_message")
+            sock.sendall(b"DESCONEXION\n")
+            receive_all(sock)
+        heard("said_goodbye")
+        with connect(port):
+            pass
+        heard("left")
+        sock = connect(port)
+        heard("accepted")
+        reset(sock)
+        heard("lost")
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        told = events(server)
+        assert [event["event"] for event in told] == [
+            *("listening", "accepted", "bad_message", "said_goodbye"),
+            *("accepted", "left", "accepted", "lost", "stopped"),
+        ]
+        assert told[1]["peer"] == told[2]["peer"] == told[3]["peer"] == peer
+        assert told[2]["level"] == "warning"
+        assert told[2]["cause"] == {
+            "type": "ValueError",
+            "message": r"\x1b[2J\u202ehola\n\x1b[31m\u202e\u2028\x85",
+        }
+        assert not re.search(r"[^\n -~]", server.output)
+        assert server.errors == ""
+
+
+def test_hostile_text_in_the_plain_log() -> None:
+    with Program([sys.executable, "-c", _FAILING]) as server, connect(server.port) as sock:
+        sock.sendall("\x1b[2J\u202ehola\n".encode())
+        server.wait_for(r"(ValueError: \x1b[2J\u202ehola\n\x1b[31m\u202e\u2028\x85).")
+        assert not re.search(r"[\0-\x09\x0b-\x1f\x7f-\x9f\u2028\u202e]", server.output)
+        assert len(server.output.splitlines()) == 3
+
+
+def test_dated_lines_and_only_the_serious_ones() -> None:
+    with Program([*SERVER, "--puerto", "0", "--registro", "fecha"]) as server:
+        server.wait_for("...\n")
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        for line, text in zip(
+            server.output.splitlines(), ["Servidor escuchando en ", "Servidor detenido."], strict=True
+        ):
+            assert re.match(rf"{STAMP.pattern} info {text}", line)
+
+
+def test_only_what_is_serious_enough() -> None:
+    with running_server() as (_, port):
+        pass
+    with Program([*SERVER, "--puerto", str(port), "--nivel", "aviso"]) as server:
+        wait_until(lambda: can_speak(port))
+        server.wait_for("Mensaje erróneo")
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert len(server.output.splitlines()) == 1
+
+
+def can_speak(port: int) -> bool:
+    """Si alguien responde ahí a un mensaje que no es UTF-8."""
+    try:
+        with connect(port) as sock:
+            sock.sendall(b"\xff\n")
+            error = "ERROR: el mensaje no es UTF-8 válido\n".encode()
+            return receive(sock, len(error)) == error
+    except ConnectionRefusedError:
+        return False
