@@ -71,6 +71,7 @@ def hostile_net(scale: Scale) -> Outcome:
             serving(host=networks.SERVER, prefix=pair.inside(pair.server)) as server,
         ):
             figures.append(f"{what}: {_talk(server, pair, scale)}")
+            server.settled()  # con el camino en pie: el FIN de la última conexión también tarda
             if bad:
                 seen = pair.relayed()
                 figures.append(
