@@ -318,6 +318,8 @@ class _Crowd:
         for flooder in self._flooders:
             flooder.stopped = True
         for way, talker in enumerate(self._talkers):
+            if talker.leaving:
+                continue  # se iba ya, y no llegó a entrar quien ocupaba su sitio
             self._leaving.add(talker)
             talker.leave(way % 2)
         deadline = time.monotonic() + PATIENCE

@@ -28,6 +28,7 @@ _SPIN = 0.05  # procesadores: quien no para de intentarlo gasta uno entero
 _QUIET = 0.3  # segundos sin que quepa un byte más de nadie: lo que iba a leer el servidor ya lo ha leído
 _FAR = 12 * 1024 * 1024  # bytes de mensajes por cliente: más que los 10 MiB que Linux da a los búferes de un socket
 _BLOCK = 4_000  # mensajes por bloque: unos 80 KB
+_LINES = 700  # conexiones que llenan los 64 KiB de una tubería antes de medir: sus líneas son unos 120 bytes
 _PROMPT_STOP = 2_000.0  # milisegundos para pararse cuando todos leen: muy por debajo del plazo de parada (10 s)
 _PROMPT_START = 1_000.0  # milisegundos: casi todo, lo que tarda en arrancar Python
 _AT_ONCE = 500.0  # milisegundos desde la segunda señal
@@ -250,7 +251,7 @@ def clock(scale: Scale) -> Outcome:
                         raise Unavailable("libfaketime no mueve el reloj")
                     figures = load.measure(scale.clock_deadline / 6)  # los tres, la mitad del plazo
                     events += not figures.messages
-                early = _is_closed(slow)
+                early = _has_something(slow) and time.monotonic() - start < scale.clock_deadline
                 with contextlib.suppress(ConnectionError):
                     read_all(slow)
                 took = time.monotonic() - start
@@ -272,10 +273,12 @@ def _clock_there(env: dict[str, str]) -> float:
     return float(done.stdout or 0)
 
 
-def _is_closed(sock: socket.socket) -> bool:
+def _has_something(sock: socket.socket) -> bool:
+    """Si el servidor ya le ha dicho algo, o le ha cerrado."""
     sock.setblocking(False)
     try:
-        return not sock.recv(4096, socket.MSG_PEEK)
+        sock.recv(4096, socket.MSG_PEEK)
+        return True
     except BlockingIOError:
         return False
     finally:
@@ -287,7 +290,13 @@ def _is_closed(sock: socket.socket) -> bool:
 
 def output(scale: Scale) -> Outcome:
     figures, met = [], True
-    for title, place in (("un fichero", _file), ("/dev/full", _dev_full), ("un disco lleno", _full_disk), _UNREAD):
+    places: dict[str, Callable[[], contextlib.AbstractContextManager[IO[bytes]]]] = {
+        "un fichero": _file,
+        "/dev/full": _dev_full,
+        "un disco lleno": _full_disk,
+        "una tubería que nadie lee": _unread_pipe,
+    }
+    for title, place in places.items():
         try:
             with place() as out:
                 p99 = _talk_writing_to(out, scale)
@@ -305,7 +314,6 @@ def _talk_writing_to(out: IO[bytes], scale: Scale) -> float:
         serving(port=free_port(), stdout=out) as server,
         Load(Spec(server.port, scale.polite, scale.every, churn=scale.churn_rate)) as load,
     ):
-        # 64 KiB caben en una tubería y las líneas de una conexión son unos 120 bytes: antes de medir, que se llene.
         for _ in range(_LINES):
             with connect(server) as sock:
                 sock.sendall(b"DESCONEXION\n")
@@ -313,9 +321,6 @@ def _talk_writing_to(out: IO[bytes], scale: Scale) -> float:
         figures = load.measure(scale.seconds)
         load.finish()
     return figures.p99
-
-
-_LINES = 700
 
 
 @contextlib.contextmanager
@@ -356,12 +361,6 @@ def _unread_pipe() -> Iterator[IO[bytes]]:
             yield file
     finally:
         os.close(reading)
-
-
-_UNREAD: tuple[str, Callable[[], contextlib.AbstractContextManager[IO[bytes]]]] = (
-    "una tubería que nadie lee",
-    _unread_pipe,
-)
 
 
 SCENARIOS = [
