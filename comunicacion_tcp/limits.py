@@ -30,6 +30,10 @@ class Limits(Record):
     connect_timeout: float = 10.0
     """Para conectar: TCP reintenta a 1, 3 y 7 s; con menos se daría por muerta una red que solo perdió un paquete."""
 
+    handshake_timeout: float = 10.0
+    """Para el saludo de TLS entero, que son una o dos idas y vueltas: lo mismo que para conectar, y por lo mismo. En el
+    servidor es además lo que puede ocupar un sitio quien conecta y no dice nada."""
+
     reply_timeout: float = 30.0
     """Sin recibir nada de una respuesta debida. Un servicio lento (una consulta) tarda segundos, no medio minuto."""
 

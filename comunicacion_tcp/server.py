@@ -17,11 +17,13 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import cast
 
-from .errors import BadMessage
+from .errors import BadMessage, BadTLSFile, TLSFailed, format_address
 from .limits import DEFAULT_LIMITS, Limits
 from .listener import Listener, open_sockets
 from .protocol import ServerProtocol
 from .services import Service, as_service, uppercase
+from .tls import ServerTLS, tls_error
+from .tls_transport import TLSTransport
 
 Peer = tuple[str, int]
 """Un cliente: su dirección IP y su puerto."""
@@ -62,6 +64,12 @@ class Observer:
 
     def cannot_accept(self, cause: OSError) -> None:
         """No se pudo aceptar una conexión (sin descriptores, casi siempre); se volverá a intentar enseguida."""
+
+    def handshake_failed(self, peer: Peer, cause: TLSFailed) -> None:
+        """No se completó un saludo de TLS: no hubo conversación."""
+
+    def certificate_reread(self, bad: BadTLSFile | None) -> None:
+        """Cambiaron los ficheros de TLS: desde ahora valen los nuevos o, con ``bad``, siguen valiendo los de antes."""
 
 
 class Connection(asyncio.Protocol):
@@ -225,6 +233,58 @@ class Connection(asyncio.Protocol):
             self._timer = None
 
 
+class _Handshake:
+    """Un saludo de TLS a medias: ocupa sitio como una conversación, tiene plazo y no se espera a que acabe."""
+
+    __slots__ = ("_peer", "_server", "_timer", "_transport")
+
+    _transport: TLSTransport
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._peer: Peer = ("?", 0)
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begun(self, transport: TLSTransport) -> None:
+        self._transport = transport
+        self._peer = (transport.get_extra_info("peername") or self._peer)[:2]
+        self._server.admit(self)  # quepa o no: si al acabar sigue sin caber, se le dirá cifrado
+        self._set_timer(self._server.limits.handshake_timeout, self._expire)
+
+    def succeeded(self) -> Connection:
+        self.gone()
+        return Connection(self._server)
+
+    def failed(self, cause: OSError | None, problem: str = "cut") -> None:
+        self._server.observer.handshake_failed(self._peer, tls_error(format_address(*self._peer), cause, problem))
+        # Lo que tiene para leer por qué, antes de que un RST se lo quite.
+        self._set_timer(self._server.limits.linger, self.cut)
+
+    def gone(self) -> None:
+        self._cancel_timer()
+        self._server.forget(self)
+
+    def drain(self) -> None:
+        self.cut()
+
+    def cut(self) -> None:
+        self.gone()
+        self._transport.abort()
+
+    def _expire(self) -> None:
+        self.failed(None, "silent")
+        self.cut()
+
+    def _set_timer(self, delay: float, callback: Callable[[], None]) -> None:
+        self._cancel_timer()
+        self._timer = self._server.loop.call_later(delay, callback)
+
+    def _cancel_timer(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+
+
 class _Farewell:
     """Hasta cuándo se espera a quien ya tiene nuestro FIN, o le falta por leer. La hora entra de fuera."""
 
@@ -264,7 +324,7 @@ class Server:
     ``service``: un ``Service`` o una función ``str -> str``. ``host`` y ``port``: dónde escuchar (un nombre puede ser
     varias direcciones; el puerto 0 toma uno libre, el mismo en todas; ``ValueError`` fuera de 0 a 65535). ``observer``:
     a quién se le cuenta lo que pasa. ``lines_only``: si solo se atiende por líneas; por defecto, cuando el servicio no
-    trabaja carácter a carácter.
+    trabaja carácter a carácter. ``tls``: con qué cifrar; por defecto, no se cifra.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -278,8 +338,10 @@ class Server:
         limits: Limits = DEFAULT_LIMITS,
         observer: Observer | None = None,
         lines_only: bool | None = None,
+        tls: ServerTLS | None = None,
     ) -> None:
         self.lines_only = lines_only
+        self._tls = tls
         self.service = as_service(service)
         self.limits = limits
         self.observer = observer or Observer()
@@ -289,7 +351,7 @@ class Server:
         self._port = port
         self._listeners: list[Listener] = []
         self._handovers: set[asyncio.Task[None]] = set()
-        self._connections: dict[Connection, bool] = {}  # y si se le admitió o se le está rechazando
+        self._connections: dict[Connection | _Handshake, bool] = {}  # y si se le admitió o se le está rechazando
         self.conversations = 0
         """Cuántas conversaciones siguen abiertas (las rechazadas que aún se están cerrando no lo son)."""
         self.stopping = False
@@ -355,13 +417,23 @@ class Server:
 
     async def _hand_over(self, sock: socket.socket) -> None:
         try:
-            await self.loop.connect_accepted_socket(lambda: Connection(self), sock)
+            tls = self._tls
+            make = (lambda: self._greet(tls)) if tls else (lambda: Connection(self))
+            await self.loop.connect_accepted_socket(make, sock)
         except OSError:  # el cliente cortó antes de que hubiera con quién hablar
             sock.close()
 
+    def _greet(self, tls: ServerTLS) -> TLSTransport:
+        try:
+            if tls.reread(self.loop.time()):
+                self.observer.certificate_reread(None)
+        except BadTLSFile as bad:
+            self.observer.certificate_reread(bad)
+        return TLSTransport(tls.session(), _Handshake(self))
+
     # -- para Connection ------------------------------------------------------------------------------------
 
-    def admit(self, connection: Connection) -> bool:
+    def admit(self, connection: Connection | _Handshake) -> bool:
         """Apunta una conexión más; devuelve si cabe como conversación."""
         fits = self.conversations < self.limits.max_connections
         self._connections[connection] = fits
@@ -373,7 +445,7 @@ class Server:
         """Una conversación se cortó con algo por entregar."""
         self._cut_count += 1
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: Connection | _Handshake) -> None:
         """Una conexión se cerró."""
         self.conversations -= self._connections.pop(connection, False)
         if not self._connections:

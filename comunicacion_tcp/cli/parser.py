@@ -98,6 +98,13 @@ def seconds(text: str) -> float:
 _LONGEST_WAIT = 7 * 24 * 3600.0  # una semana; más allá los sistemas empiezan a no saber esperar (2**31 ms)
 
 
+def file_name(text: str) -> str:
+    """El tipo de una opción que es un fichero: cualquier texto que pueda ser su nombre."""
+    if not text or "\x00" in text:
+        raise argparse.ArgumentTypeError("debe ser el nombre de un fichero")
+    return text
+
+
 def host_name(text: str) -> str:
     """El tipo de una opción que es una máquina: cualquier texto que pueda ser un nombre o una dirección."""
     if not text or "\x00" in text:

@@ -9,15 +9,17 @@ import argparse
 import asyncio
 import contextlib
 import errno
+import ipaddress
 import signal
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import BadMessage, NetworkError, ServiceFailed, format_address
+from ..errors import BadMessage, BadTLSFile, NetworkError, ServiceFailed, TLSFailed, format_address
 from ..server import Observer, Peer, Server
-from .parser import SpanishParser, host_name, port_number
-from .sentences import listening_failed, reason
+from ..tls import ServerTLS
+from .parser import SpanishParser, file_name, host_name, port_number
+from .sentences import bad_tls_file, handshake_failed, listening_failed, reason
 from .terminal import answer_interrupts, close_output, complain, escape, is_terminal, prepare_streams, say
 
 try:
@@ -35,7 +37,8 @@ Ctrl-C o SIGTERM lo detienen: deja de aceptar, entrega lo debido y termina. La s
 
 código de salida:
   {OK:<4} se detuvo porque se le pidió
-  {FAILED:<4} no pudo escuchar (puerto ocupado, sin permiso, dirección ajena) o tuvo que cortar conversaciones
+  {FAILED:<4} no pudo escuchar (puerto ocupado, sin permiso, dirección ajena, un certificado que no sirve) o tuvo que
+       cortar conversaciones
   2    opciones equivocadas
 """
 
@@ -97,13 +100,23 @@ class _Reporter(Observer):
     def cannot_accept(self, cause: OSError) -> None:
         self._trouble.tell(reason(cause))
 
+    def handshake_failed(self, peer: Peer, cause: TLSFailed) -> None:
+        self._trouble.tell(f"un saludo TLS no se completó: {handshake_failed(cause)}")
+
+    def certificate_reread(self, bad: BadTLSFile | None) -> None:
+        self._tell(
+            f"Se sigue con el certificado de antes. {bad_tls_file(bad)}"
+            if bad
+            else "Certificado leído otra vez: las conexiones nuevas usan el nuevo."
+        )
+
 
 def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     """El programa. ``argv``: sus argumentos, o los del proceso. Devuelve el código de salida."""
     try:
         answer_interrupts()
         prepare_streams()
-        return run(_serve(_parser(prog).parse_args(argv)))
+        return run(_serve(_options(_parser(prog), argv)))
     except KeyboardInterrupt:  # antes de atender señales: aún no había nada que entregar
         return OK
     finally:
@@ -114,7 +127,21 @@ def _parser(prog: str | None) -> argparse.ArgumentParser:
     parser = SpanishParser(prog, "Servidor de mensajes por TCP: responde cada mensaje en mayúsculas.", _EPILOG)
     parser.add_argument("--host", type=host_name, default=_HOST, help="dirección donde escuchar (%(default)s)")
     parser.add_argument("--puerto", type=port_number(0), default=_PORT, help="puerto; 0 toma uno libre (%(default)s)")
+    for option, text in (
+        ("--tls-cert", "certificado con que cifrar; se lee otra vez si cambia"),
+        ("--tls-clave", "su clave, si no está en el mismo fichero"),
+        ("--tls-ca", "solo entra quien trae un certificado firmado por estos"),
+    ):
+        parser.add_argument(option, type=file_name, metavar="FICHERO", help=text)
     return parser
+
+
+def _options(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
+    options = parser.parse_args(argv)
+    for option in ("tls_clave", "tls_ca"):
+        if getattr(options, option) is not None and options.tls_cert is None:
+            parser.error(f"--{option.replace('_', '-')} necesita --tls-cert")
+    return options
 
 
 async def _serve(options: argparse.Namespace) -> int:
@@ -122,7 +149,12 @@ async def _serve(options: argparse.Namespace) -> int:
     screen = _Screen(loop)
     trouble = _Trouble(screen, loop)
     loop.set_exception_handler(trouble)
-    server = Server(host=options.host, port=options.puerto, observer=_Reporter(screen, trouble))
+    try:
+        tls = ServerTLS(options.tls_cert, options.tls_clave, options.tls_ca) if options.tls_cert else None
+    except BadTLSFile as error:
+        complain(bad_tls_file(error))
+        return FAILED
+    server = Server(host=options.host, port=options.puerto, observer=_Reporter(screen, trouble), tls=tls)
     stop = asyncio.Event()
 
     def on_signal() -> None:
@@ -141,6 +173,11 @@ async def _serve(options: argparse.Namespace) -> int:
     else:
         where = " y ".join(format_address(*address) for address in server.addresses)
         screen.tell(f"Servidor escuchando en {where}...")
+    if not tls and not all(ipaddress.ip_address(host).is_loopback for host, _ in server.addresses):
+        screen.tell(
+            "Aviso: fuera de esta máquina, sin cifrar, cualquiera por el camino lee y cambia los mensajes. Cifra con "
+            "--tls-cert y --tls-clave."
+        )
     await stop.wait()
     loop.set_exception_handler(lambda *_: None)  # acabando, lo que asyncio dejó aplazado ya no le importa a nadie
     if is_terminal(sys.stdout):
