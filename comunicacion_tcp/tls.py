@@ -60,13 +60,13 @@ class NotTLS(ssl.SSLError):
 
 def tls_error(address: str, cause: OSError | None, problem: str = "") -> TLSFailed:
     """Un fallo de TLS como lo cuenta esta casa. ``cause``: el error de ``ssl`` o del sistema. ``problem``: qué pasó,
-    si ``cause`` no lo dice."""
+    si ``cause`` no es de ``ssl``."""
     if isinstance(cause, ssl.SSLCertVerificationError):
         return CertificateRejected(address, cause, _BY_CODE.get(cause.verify_code, "other"))
     if isinstance(cause, NotTLS):
         problem = "not_tls"
     elif isinstance(cause, ssl.SSLError):
-        problem = _BY_REASON.get(cause.reason or "", problem)
+        problem = _BY_REASON.get(cause.reason or "", "other")
     return TLSFailed(address, cause, problem or "other")
 
 
@@ -128,7 +128,9 @@ class TLSSession:
         return self._read() if self.established else b""
 
     def send(self, data: bytes) -> None:
-        """Cifra ``data``; no se llama después de ``close()``."""
+        """Cifra ``data``; no se llama después de ``close()``, y no hace nada después de ``failure``."""
+        if self.failure:
+            return
         rest = memoryview(data)
         try:
             while rest:

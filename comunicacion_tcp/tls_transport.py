@@ -66,13 +66,13 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         told = session.peer_closed
         text = session.receive(data)
         if self._handshake:
-            if session.failure:
-                self._refuse(session.failure)
-                return
-            if session.established:
+            if session.established:  # y quizá ya falló detrás, en esta misma lectura
                 # La última parte de nuestro saludo la lleva lo que se escriba, o _flush.
                 self._protocol, self._handshake = self._handshake.succeeded(), None
                 self._protocol.connection_made(self)
+            elif session.failure:
+                self._refuse(session.failure)
+                return
         if text and self._protocol and not self._throwing_away:
             self._protocol.data_received(text)
         self._flush()
