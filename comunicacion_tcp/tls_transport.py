@@ -39,7 +39,7 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
     y un FIN sin él, ``connection_lost(Truncated(...))``.
     """
 
-    __slots__ = ("_cause", "_handshake", "_protocol", "_raw", "_session", "_throwing_away")
+    __slots__ = ("_cause", "_handshake", "_protocol", "_raw", "_session", "_telling_end", "_throwing_away")
 
     _raw: asyncio.Transport
 
@@ -49,6 +49,7 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         self._protocol: asyncio.Protocol | None = None  # desde entonces
         self._cause: Exception | None = None
         self._throwing_away = False  # ya no enviaremos más: lo que llegue ni se descifra
+        self._telling_end = False  # dentro de un eof_received() debido a un close_notify
 
     # -- lo que avisa el transporte de verdad ---------------------------------------------------------------
 
@@ -81,7 +82,9 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         if session.failure:
             self._cut(session.failure)
         elif session.peer_closed and not told:
+            self._telling_end = True
             self._protocol.eof_received()
+            self._telling_end = False
 
     def eof_received(self) -> bool:
         if self._handshake:
@@ -126,7 +129,10 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
 
     def close(self) -> None:
         self._close_session()
-        self._raw.close()
+        # Sin cifrar, el final de la entrada es el FIN y se puede cerrar enseguida. Aquí el FIN aún no ha llegado, y
+        # cerrar con algo por leer delante de él perdería respuestas: se sigue como en cualquier despedida.
+        if not self._telling_end:
+            self._raw.close()
 
     def abort(self) -> None:
         self._throwing_away = True

@@ -9,7 +9,7 @@ import shutil
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,7 +27,7 @@ from comunicacion_tcp.limits import Limits
 from comunicacion_tcp.tls import ServerTLS
 
 from .support.certificates import Certificates
-from .support.encrypted import Encrypted, encrypted
+from .support.encrypted import Crafted, Encrypted, encrypted
 from .support.programs import Program
 from .support.serving import Served, served
 from .support.sockets import connect, foreign_server, receive, receive_all, reset
@@ -78,6 +78,36 @@ def test_goodbye_with_junk_behind_and_a_megabyte_of_replies_pending(certificates
         assert client.receive_all() == messages.upper() * 10_000 + BYE + b"\n"
         sender.join()
         assert running.events.names == ["accepted", "said_goodbye"]
+
+
+@pytest.mark.parametrize("attempt", range(6))
+def test_close_notify_with_junk_behind_and_a_megabyte_of_replies_pending(
+    certificates: Certificates, attempt: int
+) -> None:
+    # Cerrar nada más responder, con la basura sin leer, mandaría RST.
+    messages = b"x" * 99 + b"\n"
+    with (
+        ciphered(certificates) as running,
+        encrypted(running.port, certificates.trusting(version=VERSIONS[attempt % 2])) as client,
+    ):
+        data = client.wire(messages * 10_000)
+        client.session.close()
+        data += client.session.take_outgoing() + b"basura" * 100_000
+        sender = threading.Thread(target=client.sock.sendall, args=(data,))
+        sender.start()
+        assert client.receive_all() == messages.upper() * 10_000
+        sender.join()
+        assert running.events.names == ["accepted", "left"]
+
+
+def test_a_client_that_says_its_end_but_does_not_hang_up_does_not_stay(certificates: Certificates) -> None:
+    with (
+        ciphered(certificates, limits=Limits(linger=0.2, linger_quiet=0.1)) as running,
+        encrypted(running.port, certificates.trusting()) as client,
+    ):
+        client.close()
+        assert client.receive_all() == b""
+        wait_until(lambda: running.server.conversations == 0)
 
 
 @each_version
@@ -508,6 +538,50 @@ def test_openssl_changes_its_keys(certificates: Certificates) -> None:
         program.wait()
         wait_until(lambda: running.server.conversations == 0)
         assert running.events.names == ["accepted", "left"]
+
+
+def test_records_that_only_an_attacker_sends(certificates: Certificates, tmp_path: Path) -> None:
+    with ciphered(certificates) as running:
+
+        def attack(make: Callable[[Crafted], bytes], times: int) -> bytes:
+            context = certificates.trusting(version=ssl.TLSVersion.TLSv1_3)
+            context.keylog_filename = str(tmp_path / f"{make.__name__}-{times}")
+            with encrypted(running.port, context) as client:
+                crafted = Crafted(Path(context.keylog_filename).read_text())
+                sent = b"".join(make(crafted) for _ in range(times)) + crafted.record(b"hola\n")
+                send_quietly(client.sock, sent)
+                with contextlib.suppress(ConnectionResetError):
+                    return client.receive(5)
+                return b""
+
+        def empty(crafted: Crafted) -> bytes:
+            return crafted.record(b"")
+
+        def new_keys(crafted: Crafted) -> bytes:
+            return crafted.key_update()
+
+        assert attack(empty, 5) == b"HOLA\n"
+        assert attack(empty, 3000) == b""  # OpenSSL se cansa
+        assert attack(new_keys, 3000) == b"HOLA\n"
+        wait_until(lambda: running.events.names.count("lost") == 3)
+
+
+def test_key_updates_that_nobody_reads_are_bounded(certificates: Certificates, tmp_path: Path) -> None:
+    context = certificates.trusting(version=ssl.TLSVersion.TLSv1_3)
+    context.keylog_filename = str(tmp_path / "claves")
+    with ciphered(certificates, limits=Limits(drain=0.5)) as running, encrypted(running.port, context) as client:
+        crafted = Crafted(Path(context.keylog_filename).read_text())
+        client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # cada respuesta son 27 bytes
+        (connection,) = running.server._connections
+        connection._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        sender = threading.Thread(
+            target=send_quietly, args=(client.sock, b"".join(crafted.key_update() for _ in range(50_000)))
+        )
+        sender.start()
+        wait_until(lambda: not connection._transport.is_reading(), "que deje de leerle")
+        assert connection._transport.get_write_buffer_size() <= 300 * 1024
+        running.drain()
+        sender.join()
 
 
 def test_openssl_is_not_let_in(certificates: Certificates) -> None:

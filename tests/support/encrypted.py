@@ -7,6 +7,10 @@ import socket
 import ssl
 from collections.abc import Iterator
 
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA384
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+
 from comunicacion_tcp.tls import TLSSession
 
 from .sockets import connect
@@ -80,3 +84,40 @@ def encrypted(port: int, context: ssl.SSLContext) -> Iterator[Encrypted]:
         client = Encrypted(sock, context)
         client.shake()
         yield client
+
+
+class Crafted:
+    """Registros de TLS 1.3 hechos a mano, de los que OpenSSL nunca haría (RFC 8446, 5.2 y 7.2).
+
+    ``keylog``: lo que OpenSSL apunta de un saludo en ``keylog_filename``; el cifrado, el primero que ofrece
+    (TLS_AES_256_GCM_SHA384).
+    """
+
+    def __init__(self, keylog: str) -> None:
+        (line,) = (line for line in keylog.splitlines() if line.startswith("CLIENT_TRAFFIC_SECRET_0"))
+        self._use(bytes.fromhex(line.split()[2]))
+
+    def record(self, data: bytes, kind: int = 0x17) -> bytes:
+        """``data``, quizá nada, en un registro de ese tipo (por defecto, texto)."""
+        head = b"\x17\x03\x03" + (len(data) + 1 + 16).to_bytes(2, "big")
+        nonce = (self._iv ^ self._count).to_bytes(12, "big")
+        self._count += 1
+        return head + self._cipher.encrypt(nonce, data + bytes([kind]), head)
+
+    def key_update(self) -> bytes:
+        """Cambia nuestras claves y pide que el otro lado cambie las suyas."""
+        record = self.record(b"\x18\x00\x00\x01\x01", 0x16)
+        self._use(self._derive(b"traffic upd", 48))
+        return record
+
+    def _use(self, secret: bytes) -> None:
+        self._secret = secret
+        self._cipher = AESGCM(self._derive(b"key", 32))
+        self._iv = int.from_bytes(self._derive(b"iv", 12), "big")
+        self._count = 0
+
+    def _derive(self, label: bytes, size: int) -> bytes:
+        name = b"tls13 " + label
+        return HKDFExpand(SHA384(), size, size.to_bytes(2, "big") + bytes([len(name)]) + name + b"\0").derive(
+            self._secret
+        )
