@@ -101,9 +101,13 @@ def test_a_server_that_does_not_speak_tls(certificates: Certificates) -> None:
         sock.sendall(b"220 hola\r\n")
         receive_all(sock)
 
-    for serve, word in ((hang_up, "colgó a mitad del saludo TLS"), (greet, "no habla TLS"), (receive_all, "--espera")):
+    for serve, wait, word in (
+        (hang_up, "20", "colgó a mitad del saludo TLS"),
+        (greet, "20", "no habla TLS"),
+        (receive_all, "0.5", "--espera"),
+    ):
         with foreign_server(serve) as port:  # type: ignore[arg-type]  # lo que devuelva da igual
-            fails(run([*CLIENT, "--puerto", str(port), "--tls", "--espera", "0.5"], TALK), 1, word, "Quita --tls")
+            fails(run([*CLIENT, "--puerto", str(port), "--tls", "--espera", wait], TALK), 1, word, "Quita --tls")
 
 
 def test_versions_not_in_common(certificates: Certificates) -> None:
