@@ -30,13 +30,14 @@ from .support.certificates import Certificates
 from .support.encrypted import Crafted, Encrypted, encrypted
 from .support.examples import documented_conversations
 from .support.model import EOF
-from .support.programs import Program
+from .support.programs import Program, run
 from .support.serving import Served, served
 from .support.sockets import connect, foreign_server, receive, receive_all, reset
 from .support.tools import need
 from .support.waiting import PATIENCE, wait_until
 
 BYE = "Conexión cerrada".encode()
+BYE_ENTRY = "hola\nDESCONEXION\n"
 ONLY_TLS = b"ERROR: este servidor solo habla TLS"
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 each_version = pytest.mark.parametrize("version", VERSIONS, ids=lambda version: version.name)
@@ -543,6 +544,19 @@ def test_openssl_converses(certificates: Certificates, options: list[str]) -> No
         program.wait_for("Conexión cerrada\n")
         assert program.wait() == 0
         wait_until(lambda: running.events.names == ["accepted", "said_goodbye"])
+
+
+def test_ncat_and_socat_converse(certificates: Certificates) -> None:
+    with ciphered(certificates) as running:
+        done = run(
+            [need("ncat"), "--ssl-verify", "--ssl-trustfile", certificates.ca, "localhost", str(running.port)],
+            BYE_ENTRY,
+        )
+        assert done.stdout == b"HOLA\n" + BYE + b"\n"
+        place = f"OPENSSL:localhost:{running.port},cafile={certificates.ca}"
+        # Sin despedida: socat cierra su lado con close_notify, y el último mensaje acaba ahí.
+        assert run([need("socat"), "-t", "10", "-", place], "hola\nsin terminador").stdout == b"HOLA\nSIN TERMINADOR"
+        wait_until(lambda: running.events.names == ["accepted", "said_goodbye", "accepted", "left"])
 
 
 def test_openssl_changes_its_keys(certificates: Certificates) -> None:
