@@ -75,6 +75,8 @@ def test_every_command_shown_is_run_by_a_test() -> None:
         r"printf 'hola señor\nDESCONEXION\n' | nc localhost 5000": "aquí mismo",
         "python3 Servidor_TCP.py --host 0.0.0.0": "cli/test_golden.py",
         "python3 Cliente_TCP.py --host IP-DEL-SERVIDOR": "cli/test_client.py, con 127.0.0.1",
+        "python3 Servidor_TCP.py --host unix:mensajes.sock": "cli/test_client.py",
+        "python3 Cliente_TCP.py --host unix:mensajes.sock": "cli/test_client.py",
         "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 365 -subj /CN=mensajes "
         "-addext subjectAltName=IP:IP-DEL-SERVIDOR -keyout clave.pem -out cert.pem": "cli/test_tls.py, con 127.0.0.1",
         "python3 Servidor_TCP.py --host 0.0.0.0 --tls-cert cert.pem --tls-clave clave.pem": "cli/test_tls.py",
