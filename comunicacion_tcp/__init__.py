@@ -5,10 +5,12 @@ El mapa de la casa; los imports van solo hacia abajo (lo vigila ``tests/test_arc
 
     cli/          argparse y todo texto que lee una persona; lo único que imprime
     server        el transporte: asyncio alrededor del protocolo; entregar, cerrar
+    tls_transport TLS entre un transporte de asyncio y una conexión
     listener      los sockets a la escucha: abrirlos y aceptar de ellos
     deadlines     muchos plazos iguales con un solo temporizador
     descriptors   cuántos descriptores quedan, y pedir más
     client        Client, el que espera: un socket bloqueante alrededor del mismo protocolo
+    tls           TLS sin red: bytes cifrados a un lado, textos al otro, y los certificados
     protocol      PURO: entran bytes y salen bytes; ni sockets, ni reloj, ni asyncio
     services      qué se responde: mayúsculas, o cualquier función str -> str
     limits        todos los límites y plazos, cada uno con su razón
@@ -30,22 +32,29 @@ if sys.version_info < (3, 10):  # pip ya lo comprueba; desde una copia del repos
 TYPE_CHECKING = False  # como la de typing, sin pagar su importación
 if TYPE_CHECKING:
     from .client import Client as Client
+    from .errors import BadTLSFile as BadTLSFile
+    from .errors import CertificateRejected as CertificateRejected
     from .errors import ComunicacionError as ComunicacionError
     from .errors import ConnectionLost as ConnectionLost
     from .errors import MessageError as MessageError
     from .errors import NetworkError as NetworkError
     from .errors import ServerNotRunning as ServerNotRunning
     from .errors import TimedOut as TimedOut
+    from .errors import TLSFailed as TLSFailed
     from .errors import UnknownHost as UnknownHost
     from .limits import Limits as Limits
     from .server import Observer as Observer
     from .server import Server as Server
     from .services import Service as Service
+    from .tls import ServerTLS as ServerTLS
+    from .tls import client_context as client_context
 
 __version__ = "0.1.0"
 
 # Cada nombre se importa al pedirlo (PEP 562): quien solo quiere Client no carga asyncio.
 _HOMES = {
+    "BadTLSFile": "errors",
+    "CertificateRejected": "errors",
     "Client": "client",
     "ComunicacionError": "errors",
     "ConnectionLost": "errors",
@@ -55,9 +64,12 @@ _HOMES = {
     "Observer": "server",
     "Server": "server",
     "ServerNotRunning": "errors",
+    "ServerTLS": "tls",
     "Service": "services",
+    "TLSFailed": "errors",
     "TimedOut": "errors",
     "UnknownHost": "errors",
+    "client_context": "tls",
 }
 
 __all__ = sorted(_HOMES)

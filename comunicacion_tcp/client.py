@@ -1,8 +1,8 @@
 """El cliente que espera: ``Client``, un socket bloqueante alrededor de ``ClientProtocol``.
 
 Aquí se conecta, se envía y se lee con plazos, y los errores del sistema se vuelven los de ``errors.py``. No se
-parten mensajes (``protocol.py``) ni se habla con personas (``cli/client.py``). Solo usa la biblioteca estándar,
-y no importa asyncio.
+parten mensajes (``protocol.py``), ni se cifra (``tls.py``, que solo se carga si se pide) ni se habla con personas
+(``cli/client.py``). Solo usa la biblioteca estándar, y no importa asyncio.
 """
 
 from __future__ import annotations
@@ -12,14 +12,27 @@ import selectors
 import socket
 import time
 
-from .errors import UNIX, ConnectionLost, NetworkError, ServerNotRunning, TimedOut, UnknownHost, format_address
+from .errors import (
+    UNIX,
+    ConnectionLost,
+    NetworkError,
+    ServerNotRunning,
+    TimedOut,
+    TLSFailed,
+    Truncated,
+    UnknownHost,
+    format_address,
+)
 from .limits import DEFAULT_LIMITS, Limits
 from .protocol import ClientProtocol
 
 TYPE_CHECKING = False  # como la de typing, sin pagar su importación
 if TYPE_CHECKING:
+    import ssl
     from types import TracebackType
     from typing import Any, NoReturn
+
+    from .tls import TLSSession
 
 _READ_SIZE = 64 * 1024  # bytes por lectura: lo que un socket de Linux suele tener listo de una vez
 _MOST_UNASKED_READS = 16  # 1 MiB: un servidor que no para de hablar no impide enviar
@@ -36,16 +49,25 @@ class Client:
             client.say_goodbye()
 
     ``host`` y ``port``: adónde conectar (``ValueError`` si el puerto no va de 1 a 65535); un ``host`` como
-    ``"unix:/ruta"`` es un socket de Unix, que no tiene puerto. ``limits``: de él se usan los
-    plazos del cliente.
+    ``"unix:/ruta"`` es un socket de Unix, que no tiene puerto. ``limits``: de él se usan los plazos del cliente.
+    ``tls``: con qué cifrar (``client_context()``); por defecto, no se cifra.
     """
 
-    def __init__(self, host: str = "localhost", port: int = 5000, *, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self,
+        host: str = "localhost",
+        port: int = 5000,
+        *,
+        limits: Limits = DEFAULT_LIMITS,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         if not 0 < port <= 65535:
             raise ValueError(f"port debe ser un número de 1 a 65535, no {port}")
         self._host = host
         self._port = port
         self._limits = limits
+        self._tls = tls
+        self._session: TLSSession | None = None
         self._protocol = ClientProtocol()
         self._unasked: list[str] = []
         self._socket: socket.socket | None = None
@@ -61,7 +83,8 @@ class Client:
     def connect(self) -> None:
         """Se conecta; si ya lo estaba, deja la conexión anterior y empieza otra conversación.
 
-        Errores: ``UnknownHost``, ``ServerNotRunning``, ``TimedOut``, ``ConnectionLost`` o ``NetworkError``.
+        Errores: ``UnknownHost``, ``ServerNotRunning``, ``TimedOut``, ``ConnectionLost`` o ``NetworkError``; con TLS,
+        también ``CertificateRejected`` o ``TLSFailed``.
         """
         self.close()
         self._protocol = ClientProtocol()
@@ -94,16 +117,23 @@ class Client:
         self._socket = sock
         self._selector = selectors.DefaultSelector()
         self._selector.register(sock, selectors.EVENT_READ)
+        if self._tls:
+            try:
+                self._greet(self._tls)
+            except BaseException:
+                self.close()
+                raise
 
     def send(self, message: str) -> str:
         """Envía ``message`` y devuelve su respuesta, sin terminador.
 
         Errores: ``MessageError`` si el texto no puede ser un mensaje (no se envía nada), ``TimedOut`` si no llega
-        nada en ``limits.reply_timeout`` segundos, ``ConnectionLost`` si el servidor cierra o corta.
+        nada en ``limits.reply_timeout`` segundos, ``ConnectionLost`` si el servidor cierra o corta (con TLS, también
+        ``TLSFailed``: en TLS 1.3 el servidor puede rechazar nuestro certificado después del saludo).
         """
         outgoing = self._protocol.send(message)
         self._read_unasked()
-        rest = memoryview(outgoing)
+        rest = self._for_the_wire(outgoing)
         # Se lee mientras se envía porque el servidor puede responder a medio mensaje: si los dos solo escribieran,
         # con mensajes mayores que los búferes del sistema, ninguno avanzaría.
         while (rest or not self._protocol.has_reply) and not self._server_ended:
@@ -115,6 +145,7 @@ class Client:
                 self._protocol.receive_silence()
         reply = self._protocol.next_reply()
         if reply is None:
+            self._complain_of_tls()
             raise ConnectionLost(self.address, self._cut_by)
         return reply
 
@@ -122,10 +153,11 @@ class Client:
         """Se despide, cierra su lado y devuelve lo que el servidor dijera hasta cerrar el suyo (quizá nada).
 
         A un servidor que contesta y no cierra se le espera ``limits.reply_silence`` segundos más. Error: ``TimedOut``
-        si ni contesta ni cierra. Que cierre o corte ya no es un error.
+        si ni contesta ni cierra. Que cierre o corte ya no es un error, salvo con TLS: sin su aviso de cierre no se sabe
+        si falta algo, y es ``ConnectionLost`` (lo que sí llegó entero queda en ``take_unasked()``).
         """
         replies = self.take_unasked()
-        rest = memoryview(self._protocol.say_goodbye())
+        rest = self._for_the_wire(self._protocol.say_goodbye(), last=True)
         deadline = time.monotonic() + self._limits.reply_timeout
         answered = False
         while not self._server_ended:
@@ -136,6 +168,7 @@ class Client:
             rest, moved = self._move(rest, max(0, min(quiet, deadline - time.monotonic())), last=True)
             if not moved or time.monotonic() > deadline:
                 break
+        self._complain_of_tls()
         self._protocol.receive_eof()
         while (reply := self._protocol.next_reply()) is not None:
             replies.append(reply)
@@ -156,6 +189,11 @@ class Client:
             self._selector.close()
             self._selector = None
         if self._socket:
+            if self._session:
+                self._session.close()
+                with contextlib.suppress(OSError):  # si cabe y aún hay quien lo oiga
+                    self._socket.send(self._session.take_outgoing())
+                self._session = None
             self._socket.close()
             self._socket = None
 
@@ -209,6 +247,8 @@ class Client:
                     sock.shutdown(socket.SHUT_WR)
         if ready & selectors.EVENT_READ:
             self._read(sock)
+            if self._session and not self._server_ended and (more := self._session.take_outgoing()):
+                rest = memoryview(bytes(rest) + more)  # lo que TLS contesta por su cuenta
         return rest, bool(ready)
 
     def _time_out(self) -> NoReturn:
@@ -233,19 +273,68 @@ class Client:
             return False
         except OSError as error:
             self._cut_by = error
+        ended = not data
+        if self._session:
+            data = self._session.receive(data)
+            # Sin su aviso de cierre, lo que quede a medias no es una respuesta: quizá la cortó otro.
+            ended = ended or self._session.peer_closed or bool(self._session.failure)
         if data:
             self._protocol.receive_data(data)
-        else:
-            self._protocol.receive_eof()
+        if ended:
+            if not self._session or self._session.peer_closed:
+                self._protocol.receive_eof()
             self._server_ended = True
-        return bool(data)
+        return not ended
+
+    # -- TLS ------------------------------------------------------------------------------------------------
+
+    def _greet(self, context: ssl.SSLContext) -> None:
+        from .tls import TLSSession
+
+        try:
+            # Un punto final es de la manera de escribir un nombre, y %eth0 de esta máquina: no son del certificado.
+            self._session = TLSSession(context, self._host.rstrip(".").partition("%")[0])
+        except ValueError as error:
+            raise UnknownHost(self.address, error) from error
+        deadline = time.monotonic() + self._limits.handshake_timeout
+        rest = memoryview(self._session.take_outgoing())
+        while rest or not self._session.established:
+            rest, moved = self._move(rest, max(0, deadline - time.monotonic()))
+            if self._server_ended:
+                self._complain_of_tls()
+                break  # acabó bien: quizá con una negativa, que se leerá
+            if not moved or time.monotonic() > deadline:
+                raise TLSFailed(self.address, problem="silent")
+
+    def _for_the_wire(self, text: bytes, *, last: bool = False) -> memoryview:
+        """Lo que hay que escribir para enviar ``text``, y nada más si es lo último."""
+        if self._session is None:
+            return memoryview(text)
+        self._session.send(text)
+        if last:
+            self._session.close()
+        return memoryview(self._session.take_outgoing())
+
+    def _complain_of_tls(self) -> None:
+        """Si el servidor acabó como no se acaba en TLS, lo lanza. Las respuestas enteras quedan en ``_unasked``."""
+        session = self._session
+        if session is None or session.peer_closed or not self._server_ended:
+            return
+        from .tls import tls_error
+
+        while (reply := self._protocol.next_reply()) is not None:
+            self._unasked.append(reply)
+        if session.failure or not session.established:
+            raise tls_error(self.address, session.failure or self._cut_by, "cut")
+        raise Truncated(self.address, self._cut_by)
 
     def _read_unasked(self) -> None:
         sock, _ = self._connected()
         for _ in range(_MOST_UNASKED_READS):
             if self._server_ended or not self._read(sock):
                 break
-        self._protocol.receive_silence()
+        if not self._server_ended:  # si acabó, ya se sabe qué es una respuesta
+            self._protocol.receive_silence()
         while (reply := self._protocol.next_reply()) is not None:
             self._unasked.append(reply)
 

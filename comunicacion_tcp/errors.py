@@ -14,10 +14,14 @@ lee una persona, con qué hacer después, están en ``cli/sentences.py``.
     │   ├── ServerFull              no caben más
     │   ├── AddressFull             no caben más desde esa dirección
     │   └── Idle                    lleva demasiado callada
+    ├── BadTLSFile              nuestra: un certificado o una clave que no sirven
     └── NetworkError            de la red; lleva la dirección y, si la hay, la causa del sistema
         ├── UnknownHost             el nombre no se resuelve
         ├── ServerNotRunning        nadie escucha ahí (cliente)
         ├── ConnectionLost          la conexión se cortó a mitad (cliente)
+        │   └── Truncated               sin el aviso de cierre de TLS: quizá la cortó un tercero
+        ├── TLSFailed               no se pudo empezar a cifrar
+        │   └── CertificateRejected     no nos fiamos del certificado del otro extremo
         ├── TimedOut                el otro extremo no contestó a tiempo (cliente)
         ├── AddressInUse            el puerto ya tiene dueño (servidor)
         ├── PortNotAllowed          el sistema no deja usar ese puerto (servidor)
@@ -116,6 +120,22 @@ class Idle(Refusal):
         self.seconds = seconds
 
 
+class BadTLSFile(ComunicacionError):
+    """Un fichero de TLS que no sirve.
+
+    ``role``: qué debía ser (``"cert"``, ``"key"`` o ``"ca"``). ``path``: el fichero. ``problem``: ``"unreadable"``,
+    ``"no_certificate"``, ``"no_key"``, ``"mismatch"`` (la clave es de otro certificado) o ``"locked"`` (la clave tiene
+    contraseña). ``cause``: el error del sistema o de OpenSSL, o ``None``.
+    """
+
+    def __init__(self, role: str, path: str, problem: str, cause: BaseException | None = None) -> None:
+        super().__init__(f"{path}: {problem}")
+        self.role = role
+        self.path = path
+        self.problem = problem
+        self.cause = cause
+
+
 class NetworkError(ComunicacionError):
     """Algo falló entre esta máquina y la otra.
 
@@ -138,6 +158,31 @@ class ServerNotRunning(NetworkError):
 
 class ConnectionLost(NetworkError):
     """No hay conexión: el otro extremo la cerró o la cortó, o aún no se había abierto."""
+
+
+class Truncated(ConnectionLost):
+    """La conexión cifrada se cortó sin el aviso de cierre de TLS: lo último pudo perderse, o alguien lo quitó."""
+
+
+class TLSFailed(NetworkError):
+    """El saludo de TLS no se completó.
+
+    ``problem``: ``"not_tls"`` (el otro extremo no habla TLS), ``"versions"`` o ``"nothing_shared"`` (ninguna versión o
+    ningún cifrado en común), ``"needs_certificate"`` (el servidor pide un certificado de cliente),
+    ``"ours_rejected"`` (no acepta el nuestro), ``"silent"`` (no contesta), ``"cut"`` (colgó) u ``"other"``.
+    """
+
+    def __init__(self, address: str, cause: BaseException | None = None, problem: str = "other") -> None:
+        super().__init__(address, cause)
+        self.problem = problem
+
+
+class CertificateRejected(TLSFailed):
+    """El certificado del otro extremo no vale.
+
+    ``problem``: ``"expired"``, ``"not_yet_valid"``, ``"unknown_ca"``, ``"self_signed"``, ``"wrong_name"`` u
+    ``"other"``.
+    """
 
 
 class TimedOut(NetworkError):

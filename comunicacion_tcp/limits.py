@@ -58,6 +58,10 @@ class Limits(Record):
     backlog: int = 1024
     """Cola del sistema de conexiones por aceptar. Si se llena, quien llega espera 1 s a que TCP reintente."""
 
+    handshake_timeout: float = 10.0
+    """Para el saludo de TLS entero, que son una o dos idas y vueltas: lo mismo que para conectar, y por lo mismo. En el
+    servidor es además lo que puede ocupar un sitio quien conecta y no dice nada."""
+
     accept_pause: float = 1.0
     """Sin poder aceptar (no quedan descriptores), hasta volver a intentarlo: quien espera en cola apenas lo nota, y
     una línea de queja por segundo aún se lee."""

@@ -19,11 +19,13 @@ from typing import cast
 
 from .deadlines import Deadlines
 from .descriptors import room
-from .errors import UNIX, AddressFull, BadMessage, Idle, Refusal, ServerFull
+from .errors import UNIX, AddressFull, BadMessage, BadTLSFile, Idle, Refusal, ServerFull, TLSFailed, format_address
 from .limits import DEFAULT_LIMITS, Limits
 from .listener import Listener, Peer, open_sockets
 from .protocol import ServerProtocol
 from .services import Service, as_service, uppercase
+from .tls import ServerTLS, tls_error
+from .tls_transport import TLSTransport
 
 __all__ = ["Connection", "Observer", "Peer", "Server"]
 
@@ -65,6 +67,12 @@ class Observer:
 
     def lowered(self, connections: int, wanted: int) -> None:
         """El sistema no da descriptores para ``wanted`` conversaciones: serán ``connections`` como mucho."""
+
+    def handshake_failed(self, peer: Peer, cause: TLSFailed) -> None:
+        """No se completó un saludo de TLS: no hubo conversación."""
+
+    def certificate_reread(self, bad: BadTLSFile | None) -> None:
+        """Cambiaron los ficheros de TLS: desde ahora valen los nuevos o, con ``bad``, siguen valiendo los de antes."""
 
 
 class Connection(asyncio.Protocol):
@@ -321,6 +329,61 @@ class _ImpatientConnection(Connection):
             self._server.idle.start(self)
 
 
+class _Handshake:
+    """Un saludo de TLS a medias: ocupa sitio como una conversación, tiene plazo y no se espera a que acabe."""
+
+    __slots__ = ("_server", "_timer", "_transport", "peer")
+
+    _transport: TLSTransport  # desde begun
+
+    def __init__(self, server: Server, peer: Peer) -> None:
+        self._server = server
+        self.peer = peer
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begun(self, transport: TLSTransport) -> None:
+        self._transport = transport
+        if self._server.knows(self):
+            self._server.greeting.start(self)
+        else:  # cortada antes de empezar
+            transport.abort()
+
+    def succeeded(self) -> Connection:
+        self._stop_clocks()
+        return self._server.introduce(self)  # si no cabía, es ahora, ya cifrado, cuando se le dice
+
+    def failed(self, cause: OSError | None, problem: str = "cut") -> None:
+        self._server.observer.handshake_failed(self.peer, tls_error(format_address(*self.peer), cause, problem))
+        self._stop_clocks()
+        # Lo que tiene para leer por qué, antes de que un RST se lo quite.
+        self._timer = self._server.loop.call_later(self._server.limits.linger, self.cut)
+
+    def late(self) -> None:
+        """El saludo no ha acabado a tiempo."""
+        self.failed(None, "silent")
+        self.cut()
+
+    def gone(self) -> None:
+        self._stop_clocks()
+        self._server.forget(self)
+
+    def drain(self) -> None:
+        """Se detiene el servidor: a quien aún no ha dicho nada no se le debe nada."""
+        self.cut()
+
+    def cut(self) -> None:
+        """Se corta ya."""
+        self.gone()
+        if hasattr(self, "_transport"):
+            self._transport.abort()
+
+    def _stop_clocks(self) -> None:
+        self._server.greeting.stop(self)
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+
+
 class _Farewell:
     """Hasta cuándo se espera a quien ya tiene nuestro FIN, o le falta por leer. La hora entra de fuera."""
 
@@ -360,7 +423,7 @@ class Server:
     ``service``: un ``Service`` o una función ``str -> str``. ``host`` y ``port``: dónde escuchar (un nombre puede ser
     varias direcciones; el puerto 0 toma uno libre, el mismo en todas; ``ValueError`` fuera de 0 a 65535). ``observer``:
     a quién se le cuenta lo que pasa. ``lines_only``: si solo se atiende por líneas; por defecto, cuando el servicio no
-    trabaja carácter a carácter.
+    trabaja carácter a carácter. ``tls``: con qué cifrar; por defecto, no se cifra.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -374,8 +437,10 @@ class Server:
         limits: Limits = DEFAULT_LIMITS,
         observer: Observer | None = None,
         lines_only: bool | None = None,
+        tls: ServerTLS | None = None,
     ) -> None:
         self.lines_only = lines_only
+        self._tls = tls
         self.service = as_service(service)
         self.limits = limits
         self.observer = observer or Observer()
@@ -385,7 +450,8 @@ class Server:
         self._port = port
         self._listeners: list[Listener] = []
         self._handovers: set[asyncio.Task[None]] = set()
-        self._connections: dict[Connection, Refusal | None] = {}  # y, si se la está rechazando, por qué
+        # Y, si se la está rechazando, por qué.
+        self._connections: dict[Connection | _Handshake, Refusal | None] = {}
         self._from: dict[object, int] = {}  # conversaciones desde cada dirección, si se limitan
         self._capacity = limits.max_connections
         self._most_refused = 0  # rechazados a la vez a los que se espera; a los demás se les cierra en el acto
@@ -434,6 +500,10 @@ class Server:
             loop, self.limits.idle_timeout, lambda connection, _: connection.idle()
         )
         """Calladas; solo se miran si hay plazo."""
+        self.greeting: Deadlines[_Handshake] = Deadlines(
+            loop, self.limits.handshake_timeout, lambda handshake, _: handshake.late()
+        )
+        """En el saludo de TLS."""
 
     async def drain(self) -> int:
         """Deja de aceptar, entrega lo debido y cierra. Devuelve cuántas conversaciones hubo que cortar porque el
@@ -451,8 +521,10 @@ class Server:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._all_gone.wait(), self.limits.drain)
         self.cut()
-        for deadlines in (self.unfinished, self.unread, self.idle):
-            deadlines.close()
+        self.unfinished.close()
+        self.unread.close()
+        self.idle.close()
+        self.greeting.close()
         return self._cut_count - before
 
     def cut(self) -> None:
@@ -475,9 +547,9 @@ class Server:
         refusal = self._why_not(peer)
         if refusal and len(self._connections) - self.conversations >= self._most_refused:
             self.observer.refused(peer, refusal)
-            _turn_away(sock, refusal)
+            _turn_away(sock, b"" if self._tls else f"ERROR: {refusal}\n".encode())
             return
-        connection = _ImpatientConnection(self, peer) if self.limits.idle_timeout else Connection(self, peer)
+        connection = _Handshake(self, peer) if self._tls else self._new_connection(peer)
         self._all_gone.clear()
         self._connections[connection] = refusal
         if not refusal:
@@ -489,9 +561,14 @@ class Server:
         self._handovers.add(task)  # asyncio solo guarda de las tareas una referencia débil
         task.add_done_callback(self._handovers.discard)
 
-    async def _hand_over(self, sock: socket.socket, connection: Connection) -> None:
+    async def _hand_over(self, sock: socket.socket, connection: Connection | _Handshake) -> None:
         try:
-            await self.loop.connect_accepted_socket(lambda: connection, sock)
+            protocol: asyncio.Protocol
+            if self._tls and isinstance(connection, _Handshake):
+                protocol = self._encrypt(self._tls, connection)
+            else:
+                protocol = cast(Connection, connection)
+            await self.loop.connect_accepted_socket(lambda: protocol, sock)
         except OSError:  # el cliente cortó antes de que hubiera con quién hablar
             sock.close()
             self.forget(connection)
@@ -504,17 +581,38 @@ class Server:
             return AddressFull()
         return None
 
+    def _new_connection(self, peer: Peer) -> Connection:
+        return _ImpatientConnection(self, peer) if self.limits.idle_timeout else Connection(self, peer)
+
+    def _encrypt(self, tls: ServerTLS, handshake: _Handshake) -> TLSTransport:
+        try:
+            if tls.reread(self.loop.time()):
+                self.observer.certificate_reread(None)
+        except BadTLSFile as bad:
+            self.observer.certificate_reread(bad)
+        return TLSTransport(tls.session(), handshake)
+
     # -- para Connection ------------------------------------------------------------------------------------
 
     def refusal(self, connection: Connection) -> Refusal | None:
         """Por qué no se atiende a ``connection``, si no se la atiende."""
         return self._connections.get(connection)
 
+    def knows(self, connection: Connection | _Handshake) -> bool:
+        """Si sigue siendo una de las suyas: cortada, ya no lo es."""
+        return connection in self._connections
+
+    def introduce(self, handshake: _Handshake) -> Connection:
+        """El saludo acabó bien: la conversación ocupa su sitio."""
+        connection = self._new_connection(handshake.peer)
+        self._connections[connection] = self._connections.pop(handshake)
+        return connection
+
     def count_cut(self) -> None:
         """Una conversación se cortó con algo por entregar."""
         self._cut_count += 1
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: Connection | _Handshake) -> None:
         """Una conexión se cerró."""
         if connection not in self._connections:
             return
@@ -537,10 +635,11 @@ def _network(peer: Peer) -> object:
     return socket.inet_pton(socket.AF_INET6, host.partition("%")[0])[:8]
 
 
-def _turn_away(sock: socket.socket, why: Refusal) -> None:
-    """Dice que no y cierra sin esperar: para cuando ya hay bastantes rechazados despidiéndose."""
+def _turn_away(sock: socket.socket, line: bytes) -> None:
+    """Dice que no y cierra sin esperar: para cuando ya hay bastantes rechazados despidiéndose. A quien espera TLS no se
+    le dice nada: no lo entendería."""
     with sock, contextlib.suppress(OSError):
         sock.setblocking(False)
-        sock.send(f"ERROR: {why}\n".encode())
+        sock.send(line)
         sock.shutdown(socket.SHUT_WR)
         sock.recv(_READ_SIZE)  # con entrada sin leer, cerrar sería un RST y podría llevarse la línea

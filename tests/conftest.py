@@ -8,6 +8,7 @@ import pytest
 from hypothesis import settings
 
 from .support import loops
+from .support.certificates import Certificates
 
 # Sin base de datos de ejemplos: una prueba no deja nada detrás. Sin plazo: una prueba no mide tiempos.
 settings.register_profile("dev", max_examples=200, deadline=None, database=None)
@@ -17,7 +18,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 
 # Las pruebas en que hay un servidor de verdad van dos veces: con el bucle de asyncio y con el extra «rapido».
-_ON_BOTH_LOOPS = {"test_server", "test_listener", "test_foreign_programs", "test_many_clients"}
+_ON_BOTH_LOOPS = {"test_server", "test_tls_transport", "test_listener", "test_foreign_programs", "test_many_clients"}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -30,3 +31,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def loop_kind(request: pytest.FixtureRequest) -> str:
     loops.choose(request.param)
     return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """Una autoridad de pega y lo que firma. Quien cambie un fichero, que cambie una copia."""
+    return Certificates(tmp_path_factory.mktemp("certificados"))

@@ -16,10 +16,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # De abajo arriba; cada pieza puede importar solo de las que están antes.
 ORDER = [
-    *("errors", "records", "limits", "services", "protocol", "client"),
-    *("deadlines", "descriptors", "listener", "server", "cli", "__main__"),
+    *("errors", "records", "limits", "services", "protocol", "tls", "client"),
+    *("deadlines", "descriptors", "listener", "tls_transport", "server", "cli", "__main__"),
 ]
-SIDE_BY_SIDE = {("server", "client"), ("listener", "client")}  # los dos son transportes: ninguno conoce al otro
+# Son transportes: ninguno conoce al cliente, que también lo es.
+SIDE_BY_SIDE = {(room, "client") for room in ("server", "listener", "tls_transport")}
 
 # Lo único de fuera que un núcleo puro necesita: ni sockets, ni reloj, ni hilos, ni procesos, ni ficheros.
 PURE = {"__future__", "codecs", "re", "collections", "typing_extensions"}  # lo último, solo para mypy
@@ -85,7 +86,9 @@ def test_each_file_opens_saying_what_lives_there(path: Path) -> None:
     assert docstring.splitlines()[0].rstrip(".").count(" ") >= 3
 
 
-@pytest.mark.parametrize("name", ["Client", "Server", "Limits", "Service", "Observer", "ComunicacionError"])
+@pytest.mark.parametrize(
+    "name", ["Client", "Server", "ServerTLS", "Limits", "Service", "Observer", "ComunicacionError"]
+)
 def test_public_names(name: str) -> None:
     import comunicacion_tcp
 
@@ -102,7 +105,7 @@ def test_unknown_names_are_an_attribute_error() -> None:
 
 def test_the_client_loads_only_what_it_needs() -> None:
     # Cada uno costaba entre 1 y 20 ms de cada `Cliente_TCP.py` (docs/rendimiento.md, «el cliente»).
-    heavy = {"asyncio", "dataclasses", "inspect", "typing", "shutil", "encodings.idna"}
+    heavy = {"asyncio", "dataclasses", "inspect", "typing", "shutil", "encodings.idna", "ssl"}
     code = """
 import socket, sys
 before = set(sys.modules)

@@ -11,13 +11,17 @@ import signal
 import sys
 
 from ..client import Client
-from ..errors import ConnectionLost, MessageError, NetworkError
+from ..errors import BadTLSFile, ConnectionLost, MessageError, NetworkError
 from ..limits import Limits
 from ..protocol import GOODBYE
-from .parser import SpanishParser, host_name, port_number
-from .sentences import conversation_failed, reason
+from .parser import SpanishParser, file_name, host_name, port_number
+from .sentences import bad_tls_file, conversation_failed, reason
 from .settings import CLIENT_LIMITS, add_limits, chosen_limits, seconds
 from .terminal import answer_interrupts, close_output, complain, escape, is_terminal, prepare_streams, say
+
+TYPE_CHECKING = False  # como la de typing, sin pagar su importación
+if TYPE_CHECKING:
+    import ssl
 
 OK, NETWORK, USAGE, INTERRUPTED = 0, 1, 2, 130  # 130 = 128 + SIGINT, como en cualquier shell
 
@@ -29,7 +33,7 @@ Cada opción con valor puede ir en el entorno: --puerto 7000 es CLIENTE_TCP_PUER
 
 código de salida:
   {OK:<4} la conversación acabó bien
-  {NETWORK:<4} falló la red (sin servidor, conexión perdida, sin respuesta) o no se pudo escribir la salida
+  {NETWORK:<4} falló la red (sin servidor, conexión perdida, sin respuesta), el cifrado, o no se pudo escribir la salida
   {USAGE:<4} opciones equivocadas
   {INTERRUPTED:<4} interrumpido con Ctrl-C
 """
@@ -41,12 +45,12 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
         answer_interrupts()
         prepare_streams()
         parser = _parser(prog)
-        options = parser.parse_args(argv)
+        options = _options(parser, argv)
         chosen = chosen_limits(parser, options, CLIENT_LIMITS)
         if options.espera:
-            chosen |= {"connect_timeout": options.espera, "reply_timeout": options.espera}
+            chosen |= dict.fromkeys(("connect_timeout", "handshake_timeout", "reply_timeout"), options.espera)
         limits = Limits(**chosen)  # type: ignore[arg-type]
-        with Client(options.host, options.puerto, limits=limits) as client:
+        with Client(options.host, options.puerto, limits=limits, tls=_tls(options)) as client:
             say(f"Conectado al servidor en {escape(client.address)}")
             return _converse(client)
     except KeyboardInterrupt:
@@ -55,6 +59,9 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
         return INTERRUPTED
     except NetworkError as error:
         complain(conversation_failed(error))
+        return NETWORK
+    except BadTLSFile as error:
+        complain(bad_tls_file(error))
         return NETWORK
     except OSError as error:
         # Solo la entrada y la salida llegan hasta aquí. Si quien leía se fue (`| head`), no hay nada que explicar.
@@ -82,8 +89,33 @@ def _parser(prog: str | None) -> argparse.ArgumentParser:
         help="segundos de espera para conectar y para cada respuesta "
         f"({defaults.connect_timeout:g} y {defaults.reply_timeout:g})",
     )
+    parser.add_argument("--tls", action="store_true", help="cifra la conversación y comprueba quién es el servidor")
+    for option, text in (
+        ("--tls-ca", "certificados en que confiar (los del sistema)"),
+        ("--tls-cert", "certificado de este cliente, si el servidor lo pide"),
+        ("--tls-clave", "su clave, si no está en el mismo fichero"),
+    ):
+        parser.add_argument(option, type=file_name, metavar="FICHERO", help=text)
     add_limits(parser, CLIENT_LIMITS)
     return parser
+
+
+def _options(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
+    options = parser.parse_args(argv)
+    for option in ("tls_ca", "tls_cert", "tls_clave"):
+        if getattr(options, option) is not None and not options.tls:
+            parser.error(f"--{option.replace('_', '-')} necesita --tls")
+    if options.tls_clave is not None and options.tls_cert is None:
+        parser.error("--tls-clave necesita --tls-cert")
+    return options
+
+
+def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
+    if not options.tls:
+        return None
+    from ..tls import client_context  # y con él ssl: 10 ms que solo paga quien cifra
+
+    return client_context(options.tls_ca, options.tls_cert, options.tls_clave)
 
 
 def _converse(client: Client) -> int:
@@ -99,7 +131,11 @@ def _converse(client: Client) -> int:
             raise
         except MessageError as error:
             complain(f"Ese mensaje no se envió: {error}. Si viene de un fichero, mira que esté en UTF-8.")
-    farewell = client.say_goodbye()
+    try:
+        farewell = client.say_goodbye()
+    except ConnectionLost:
+        _show(client.take_unasked())
+        raise
     _show(farewell)
     if not farewell:
         say("El servidor cerró la conexión sin despedirse.")

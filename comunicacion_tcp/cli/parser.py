@@ -117,6 +117,13 @@ def one_of(*names: str) -> Callable[[str], str]:
     return convert
 
 
+def file_name(text: str) -> str:
+    """El tipo de una opción que es un fichero: cualquier texto que pueda ser su nombre."""
+    if not text or "\x00" in text:
+        raise argparse.ArgumentTypeError("debe ser el nombre de un fichero")
+    return text
+
+
 def host_name(text: str) -> str:
     """El tipo de una opción que es una máquina: cualquier texto que pueda ser un nombre, una dirección o la ruta de un
     socket de Unix."""

@@ -11,10 +11,10 @@ from functools import partial
 from logging import ERROR, INFO, WARNING
 from typing import Any
 
-from ..errors import BadMessage, Refusal, ServiceFailed
+from ..errors import BadMessage, BadTLSFile, Refusal, ServiceFailed, TLSFailed
 from ..server import Observer, Peer
 from .log import Log
-from .sentences import reason
+from .sentences import bad_tls_file, handshake_failed, reason
 
 _INTERVAL = 10.0  # segundos: se ve que algo dura sin llenar la pantalla
 _LINES = 10  # de cada clase en ese rato: bastan para ver de dónde viene, y quien las provoque no llena ningún disco
@@ -37,6 +37,14 @@ class Reporter(Observer):
     def listening(self, line: str, addresses: list[Peer]) -> None:
         """Empieza a escuchar."""
         self._tell(INFO, "listening", line, {"addresses": addresses})
+
+    def not_encrypted(self) -> None:
+        """Escucha fuera de esta máquina, sin TLS."""
+        line = (
+            "Aviso: fuera de esta máquina, sin cifrar, cualquiera por el camino lee y cambia los mensajes. Cifra con "
+            "--tls-cert y --tls-clave."
+        )
+        self._tell(WARNING, "not_encrypted", line, {})
 
     def stopping(self, conversations: int) -> None:
         """Se le pidió acabar, y deja de aceptar."""
@@ -89,6 +97,18 @@ class Reporter(Observer):
 
     def cannot_accept(self, cause: OSError) -> None:
         self._tell_some(ERROR, "cannot_accept", _still_serving(reason(cause)), {"cause": cause})
+
+    def handshake_failed(self, peer: Peer, cause: TLSFailed) -> None:
+        line = f"Un saludo TLS de {peer} no se completó: {handshake_failed(cause)}."
+        self._tell_some(WARNING, "handshake_failed", line, {"peer": peer, "cause": cause})
+
+    def certificate_reread(self, bad: BadTLSFile | None) -> None:
+        if bad:
+            line = f"Se sigue con el certificado de antes. {bad_tls_file(bad)}"
+            self._tell(ERROR, "certificate_reread", line, {"cause": bad})
+        else:
+            line = "Certificado leído otra vez: las conexiones nuevas usan el nuevo."
+            self._tell(INFO, "certificate_reread", line, {})
 
     # -- lo que cuenta asyncio ------------------------------------------------------------------------------
 

@@ -13,11 +13,15 @@ from ..errors import (
     UNIX,
     AddressInUse,
     AddressNotOurs,
+    BadTLSFile,
+    CertificateRejected,
     ConnectionLost,
     NetworkError,
     PortNotAllowed,
     ServerNotRunning,
     TimedOut,
+    TLSFailed,
+    Truncated,
     UnknownHost,
 )
 from .terminal import escape
@@ -29,6 +33,8 @@ _REASONS = {
     errno.ETIMEDOUT: "el otro extremo dejó de responder",
     errno.ENETUNREACH: "no hay camino hasta esa red",
     errno.EHOSTUNREACH: "no hay camino hasta esa máquina",
+    errno.ENOENT: "no existe",
+    errno.EISDIR: "es una carpeta",
     errno.EACCES: "el sistema no lo permite",
     errno.EPERM: "el sistema no lo permite",
     errno.EMFILE: "no quedan descriptores de fichero; sube el límite con «ulimit -n»",
@@ -40,11 +46,60 @@ _REASONS = {
     errno.ENOTDIR: "parte de la ruta no es una carpeta",
     errno.ENAMETOOLONG: "la ruta es demasiado larga",
 }
+# Por qué no hubo TLS, como lo cuenta cada lado: quien llama, que puede hacer algo, y quien atiende, que lo anota.
+_NO_TLS = {
+    "not_tls": "El servidor de {} no habla TLS. Quita --tls, o revisa --puerto.",
+    "versions": "El servidor de {} y este cliente no tienen ninguna versión de TLS en común: aquí, de la 1.2 en "
+    "adelante. Quien lo lleva debe ponerlo al día.",
+    "nothing_shared": "El servidor de {} no acepta este saludo TLS: o pide un certificado de cliente (--tls-cert), o "
+    "no hay ningún cifrado en común.",
+    "needs_certificate": "El servidor de {} pide un certificado de cliente. Da el tuyo con --tls-cert y --tls-clave.",
+    "ours_rejected": "El servidor de {} no acepta el certificado de --tls-cert. Pide a quien lo lleva uno firmado por "
+    "la autoridad que espera.",
+    "silent": "El servidor de {} no contesta al saludo TLS: quizá no habla TLS. Quita --tls, revisa --puerto, o espera "
+    "más con --espera.",
+    "cut": "El servidor de {} colgó a mitad del saludo TLS: quizá no habla TLS. Quita --tls, o revisa --puerto.",
+}
+_NO_TRUST = {
+    "expired": "El certificado del servidor de {} está caducado. Quien lo lleva debe renovarlo; mira también la hora "
+    "de esta máquina.",
+    "not_yet_valid": "El certificado del servidor de {} aún no vale. Mira la hora de esta máquina y la del servidor.",
+    "unknown_ca": "El certificado del servidor de {} lo firma una autoridad que esta máquina no conoce. Si es de fiar, "
+    "da el certificado de esa autoridad con --tls-ca.",
+    "self_signed": "El certificado del servidor de {} lo firma él mismo. Si es el que esperas, da una copia con "
+    "--tls-ca.",
+    "wrong_name": "El certificado del servidor de {} es de otro nombre: o no es quien dice, o hay que llamarlo en "
+    "--host como pone en su certificado.",
+}
+_HANDSHAKES = {
+    "not_tls": "el otro extremo no habla TLS",
+    "versions": "ninguna versión de TLS en común",
+    "nothing_shared": "ningún cifrado en común",
+    "needs_certificate": "no trajo certificado",
+    "ours_rejected": "no acepta nuestro certificado",
+    "silent": "no acabó a tiempo",
+    "cut": "colgó a la mitad",
+    "expired": "su certificado está caducado",
+    "not_yet_valid": "su certificado aún no vale",
+    "unknown_ca": "su certificado no lo firma una autoridad de --tls-ca",
+    "self_signed": "su certificado no lo firma una autoridad de --tls-ca",
+}
+_TLS_OPTIONS = {"cert": "--tls-cert", "key": "--tls-clave", "ca": "--tls-ca"}
+_BAD_FILES = {
+    "no_certificate": "no es un certificado en PEM, o está a medias",
+    "no_key": "no lleva una clave en PEM, o está a medias",
+    "mismatch": "lleva una clave que no es la del certificado",
+    "locked": "lleva una clave con contraseña, y aquí nadie puede escribirla",
+}
 _ONLY_HOST = "En --host va solo su nombre o su dirección; el puerto, en --puerto."
 
 
 def reason(cause: BaseException | None) -> str:
     """Por qué falló algo, en una frase corta sin punto; vacía si no se sabe."""
+    if isinstance(cause, Truncated):
+        return "el otro extremo la cortó sin el aviso de cierre de TLS, y puede faltar lo último"
+    if hasattr(cause, "library"):  # un ssl.SSLError, sin cargar ssl para saberlo; su errno no es del sistema
+        return f"OpenSSL dice: {escape(getattr(cause, 'verify_message', '') or str(cause))}"
     if isinstance(cause, OSError) and cause.errno:
         return _REASONS.get(cause.errno) or f"el sistema dice: {os.strerror(cause.errno)}"
     if isinstance(cause, MemoryError):
@@ -83,6 +138,25 @@ def _unix_failed(where: str, error: NetworkError) -> str:
     return f"No se puede escuchar en {where}: {reason(error.cause)}. Elige otra ruta en --host."
 
 
+def handshake_failed(error: TLSFailed) -> str:
+    """Por qué el servidor no pudo empezar a cifrar, en una frase corta sin punto."""
+    return _HANDSHAKES.get(error.problem) or reason(error.cause)
+
+
+def bad_tls_file(error: BadTLSFile) -> str:
+    """Por qué no sirve un fichero de TLS."""
+    option, path = _TLS_OPTIONS[error.role], escape(error.path)
+    if error.problem == "unreadable":
+        why = reason(error.cause)
+        return f"No se puede leer «{path}», el fichero de {option}: {why}. Revisa su nombre y sus permisos."
+    hint = f"Da otro con {option}."
+    if error.problem == "no_key" and error.role == "cert":
+        hint = "Da la clave aparte con --tls-clave."
+    if error.problem == "locked":
+        hint = "Quítasela con «openssl pkey -in CON -out SIN» y da la otra."
+    return f"El fichero de {option} no sirve: «{path}» {_BAD_FILES[error.problem]}. {hint}"
+
+
 def conversation_failed(error: NetworkError) -> str:
     """Por qué el cliente no pudo empezar o seguir la conversación."""
     where = escape(error.address)
@@ -104,7 +178,13 @@ def conversation_failed(error: NetworkError) -> str:
         return (
             f"El servidor de {where} no responde: {wait} sin recibir nada. Vuelve a probar, o espera más con --espera."
         )
+    if isinstance(error, CertificateRejected):
+        other = f"El certificado del servidor de {{}} no vale: {reason(error.cause)}. Avisa a quien lo lleva."
+        return _NO_TRUST.get(error.problem, other).format(where)
+    if isinstance(error, TLSFailed):
+        other = f"No se pudo cifrar la conversación con {{}}: {reason(error.cause)}. Revisa --host y --puerto."
+        return _NO_TLS.get(error.problem, other).format(where)
     if isinstance(error, ConnectionLost):
-        why = reason(error.cause) or "el servidor la cerró"
+        why = reason(error if isinstance(error, Truncated) else error.cause) or "el servidor la cerró"
         return f"Se perdió la conexión con {where}: {why}. Ejecuta otra vez el cliente para volver a conectar."
     return f"No se puede conectar con {where}: {reason(error.cause)}. Revisa --host, --puerto y la red."

@@ -9,19 +9,21 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import ipaddress
 import signal
 import sys
 from collections.abc import Callable
 
 from ..descriptors import raise_limit
-from ..errors import NetworkError, format_address
+from ..errors import UNIX, BadTLSFile, NetworkError, format_address
 from ..limits import Limits
-from ..server import Server
+from ..server import Peer, Server
+from ..tls import ServerTLS
 from .log import FORMATS, LEVELS, Log, lines_lost, logging_to
 from .output import Output, sink_of
-from .parser import SpanishParser, host_name, one_of, port_number
+from .parser import SpanishParser, file_name, host_name, one_of, port_number
 from .report import Reporter
-from .sentences import listening_failed
+from .sentences import bad_tls_file, listening_failed
 from .settings import SERVER_LIMITS, add_limits, chosen_limits
 from .terminal import answer_interrupts, close_output, complain, is_terminal, prepare_streams
 
@@ -41,7 +43,8 @@ Cada opción con valor puede ir en el entorno: --puerto 7000 es SERVIDOR_TCP_PUE
 
 código de salida:
   {OK:<4} se detuvo porque se le pidió
-  {FAILED:<4} no pudo escuchar (puerto ocupado, sin permiso, dirección ajena) o tuvo que cortar conversaciones
+  {FAILED:<4} no pudo escuchar (puerto ocupado, sin permiso, dirección ajena, un certificado que no sirve) o tuvo que
+       cortar conversaciones
   2    opciones equivocadas
 """
 
@@ -52,7 +55,7 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
         answer_interrupts()
         prepare_streams()
         parser = _parser(prog)
-        options = parser.parse_args(argv)
+        options = _options(parser, argv)
         limits = Limits(**chosen_limits(parser, options, SERVER_LIMITS))  # type: ignore[arg-type]
         return _run(options, limits)
     except KeyboardInterrupt:  # antes de atender señales: aún no había nada que entregar
@@ -82,8 +85,22 @@ def _parser(prog: str | None) -> argparse.ArgumentParser:
         metavar="NIVEL",
         help="lo menos grave que se cuenta: info, aviso o error (%(default)s)",
     )
+    for option, text in (
+        ("--tls-cert", "certificado con que cifrar; se lee otra vez si cambia"),
+        ("--tls-clave", "su clave, si no está en el mismo fichero"),
+        ("--tls-ca", "solo entra quien trae un certificado firmado por estos"),
+    ):
+        parser.add_argument(option, type=file_name, metavar="FICHERO", help=text)
     add_limits(parser, SERVER_LIMITS)
     return parser
+
+
+def _options(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
+    options = parser.parse_args(argv)
+    for option in ("tls_clave", "tls_ca"):
+        if getattr(options, option) is not None and options.tls_cert is None:
+            parser.error(f"--{option.replace('_', '-')} necesita --tls-cert")
+    return options
 
 
 def _run(options: argparse.Namespace, limits: Limits) -> int:
@@ -105,7 +122,12 @@ async def _serve(options: argparse.Namespace, limits: Limits, log: Log, output: 
     reporter = Reporter(log, loop)
     loop.set_exception_handler(reporter.failed)
     raise_limit(limits.max_connections + limits.reserve + _OWN_DESCRIPTORS)
-    server = Server(host=options.host, port=options.puerto, limits=limits, observer=reporter)
+    try:
+        tls = ServerTLS(options.tls_cert, options.tls_clave, options.tls_ca) if options.tls_cert else None
+    except BadTLSFile as error:
+        complain(bad_tls_file(error))
+        return FAILED
+    server = Server(host=options.host, port=options.puerto, limits=limits, observer=reporter, tls=tls)
     stop = asyncio.Event()
 
     def on_signal() -> None:
@@ -123,6 +145,8 @@ async def _serve(options: argparse.Namespace, limits: Limits, log: Log, output: 
     if (options.host, options.puerto) != (_HOST, _PORT):
         where = " en " + " y ".join(format_address(*address) for address in server.addresses)
     reporter.listening(f"Servidor escuchando{where}...", server.addresses)
+    if not tls and not all(map(_is_local, server.addresses)):
+        reporter.not_encrypted()
     await stop.wait()
     loop.set_exception_handler(lambda *_: None)  # acabando, lo que asyncio dejó aplazado ya no le importa a nadie
     if is_terminal(sys.stdout):
@@ -132,6 +156,11 @@ async def _serve(options: argparse.Namespace, limits: Limits, log: Log, output: 
     _ignore_signals(loop)
     reporter.stopped(cut)
     return FAILED if cut else OK
+
+
+def _is_local(address: Peer) -> bool:
+    host, _ = address
+    return host.startswith(UNIX) or ipaddress.ip_address(host).is_loopback
 
 
 def _handle_signals(loop: asyncio.AbstractEventLoop, handler: Callable[[], None]) -> None:

@@ -17,6 +17,7 @@ SERVER_LIMITS = {
     "high_water": ("--umbral-salida", "bytes de respuestas por leer con que se deja de responder"),
     "messages_per_turn": ("--mensajes-por-turno", "mensajes de uno en uno antes de atender a otros clientes"),
     "message_timeout": ("--plazo-mensaje", "desde que un mensaje empieza hasta que acaba"),
+    "handshake_timeout": ("--plazo-tls", "para el saludo de TLS"),
     "goodbye_silence": ("--silencio", "silencio que confirma una despedida sin fin de línea"),
     "max_connections": ("--max-conexiones", "conversaciones a la vez"),
     "max_per_address": ("--max-por-direccion", "conversaciones a la vez desde una dirección; 0, las que quepan"),

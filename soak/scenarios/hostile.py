@@ -14,8 +14,6 @@ import time
 import warnings
 from pathlib import Path
 
-from comunicacion_tcp.cli.settings import SERVER_LIMITS
-
 from ..load import Load, Spec
 from ..oracle import Flood, Oracle
 from ..results import NOTICEABLE, Failed, Outcome, Scenario, Unavailable, ms, number
@@ -189,13 +187,10 @@ def flooder(scale: Scale) -> Outcome:
 
 
 def tls_silent(scale: Scale) -> Outcome:
-    option, _ = SERVER_LIMITS.get("handshake_timeout", ("", ""))
-    if not option:
-        raise Unavailable("este servidor no cifra")
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         files = _certificate(folder)
-        server = stack.enter_context(serving(*files, option, str(scale.tls_deadline)))
+        server = stack.enter_context(serving(*files, "--plazo-tls", str(scale.tls_deadline)))
         start = time.monotonic()
         silent = [stack.enter_context(connect(server)) for _ in range(scale.tls_silent)]
         refused = sum(not _greets(server, version) for version in (ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1))

@@ -11,7 +11,7 @@ import pytest
 
 from comunicacion_tcp.cli.log import LineHandler, Log, PlainFormatter
 from comunicacion_tcp.cli.report import Ration, Reporter
-from comunicacion_tcp.errors import ServerFull, ServiceFailed, TooLong
+from comunicacion_tcp.errors import ServerFull, ServiceFailed, TLSFailed, TooLong
 from comunicacion_tcp.server import Observer
 
 from ..support.fakes import FakeLoop
@@ -80,6 +80,8 @@ def test_events_are_named_like_the_methods_of_observer() -> None:
         "undelivered": lambda: reporter.undelivered(PEER),
         "cannot_accept": lambda: reporter.cannot_accept(OSError("no")),
         "lowered": lambda: reporter.lowered(100, 10_000),
+        "handshake_failed": lambda: reporter.handshake_failed(PEER, TLSFailed("aquí", problem="silent")),
+        "certificate_reread": lambda: reporter.certificate_reread(None),
     }
     for tell in told.values():
         tell()

@@ -7,10 +7,11 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 
-from comunicacion_tcp.errors import BadMessage, Refusal
+from comunicacion_tcp.errors import BadMessage, BadTLSFile, Refusal, TLSFailed
 from comunicacion_tcp.limits import DEFAULT_LIMITS, Limits
 from comunicacion_tcp.server import Observer, Peer, Server
 from comunicacion_tcp.services import Service, uppercase
+from comunicacion_tcp.tls import ServerTLS
 
 from .loops import new_event_loop
 from .waiting import PATIENCE
@@ -47,6 +48,12 @@ class Recorder(Observer):
 
     def undelivered(self, peer: Peer) -> None:
         self.events.append(("undelivered", peer, None))
+
+    def handshake_failed(self, peer: Peer, cause: TLSFailed) -> None:
+        self.events.append(("handshake_failed", peer, cause.problem))
+
+    def certificate_reread(self, bad: BadTLSFile | None) -> None:
+        self.events.append(("certificate_reread", ("", 0), bad and bad.problem))
 
 
 class Served:
@@ -86,10 +93,11 @@ def served(
     host: str = "127.0.0.1",
     port: int = 0,
     limits: Limits = DEFAULT_LIMITS,
+    tls: ServerTLS | None = None,
 ) -> Iterator[Served]:
     """Un servidor en marcha; al salir lo detiene y comprueba que no dejó nada ni se quejó asyncio."""
     recorder = Recorder()
-    running = Served(Server(service, host, port, limits=limits, observer=recorder), recorder)
+    running = Served(Server(service, host, port, limits=limits, observer=recorder, tls=tls), recorder)
     running.start()
     try:
         yield running

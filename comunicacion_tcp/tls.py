@@ -1,0 +1,304 @@
+"""TLS sin red: ``TLSSession``, bytes cifrados a un lado y textos al otro, y los certificados que usa.
+
+Aquí no hay sockets, reloj ni asyncio, aunque sí se leen los ficheros de los certificados: el servidor
+(``tls_transport.py``), el cliente (``client.py``) y las pruebas mueven los bytes de estos mismos objetos. No es el TLS
+de asyncio porque ese es uno distinto en Python 3.10, en los siguientes y en uvloop, no sabe cerrar un lado solo y
+pierde respuestas si llega algo detrás de nuestro aviso de cierre.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import ssl
+import stat
+
+from .errors import BadTLSFile, CertificateRejected, TLSFailed
+
+LOOK_EVERY = 2.0
+"""Segundos entre dos miradas a los ficheros: un certificado renovado se usa enseguida, y una oleada de conexiones no
+cuesta tres consultas al disco cada una."""
+
+_RECORD = 16 * 1024  # bytes: lo más que lleva un registro de TLS (RFC 8446, 5.1), y lo más que da una lectura
+_HANDSHAKE, _ALERT = 0x16, 0x15  # cómo puede empezar el primer registro (RFC 8446, 5.1)
+
+# Qué falló, según el número con que OpenSSL rechaza un certificado (openssl verify -help) y según su razón.
+_BY_CODE = {
+    9: "not_yet_valid",
+    10: "expired",
+    18: "self_signed",
+    19: "unknown_ca",
+    20: "unknown_ca",
+    21: "unknown_ca",
+    62: "wrong_name",
+    64: "wrong_name",
+}
+_BY_REASON = {
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "needs_certificate",
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "needs_certificate",
+    "TLSV1_ALERT_UNKNOWN_CA": "ours_rejected",
+    "SSLV3_ALERT_BAD_CERTIFICATE": "ours_rejected",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "ours_rejected",
+    "SSLV3_ALERT_CERTIFICATE_REVOKED": "ours_rejected",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "ours_rejected",
+    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE": "ours_rejected",
+    "TLSV1_ALERT_PROTOCOL_VERSION": "versions",
+    "UNSUPPORTED_PROTOCOL": "versions",
+    "NO_PROTOCOLS_AVAILABLE": "versions",
+    "WRONG_SSL_VERSION": "versions",
+    "SSLV3_ALERT_HANDSHAKE_FAILURE": "nothing_shared",
+    "NO_SHARED_CIPHER": "nothing_shared",
+    "WRONG_VERSION_NUMBER": "not_tls",
+}
+
+_OTHER_KEY = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")  # este, si ni es del mismo tipo
+
+
+class NotTLS(ssl.SSLError):
+    """Lo primero que llegó no es TLS."""
+
+
+def tls_error(address: str, cause: OSError | None, problem: str = "") -> TLSFailed:
+    """Un fallo de TLS como lo cuenta esta casa. ``cause``: el error de ``ssl`` o del sistema. ``problem``: qué pasó,
+    si ``cause`` no es de ``ssl``."""
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return CertificateRejected(address, cause, _BY_CODE.get(cause.verify_code, "other"))
+    if isinstance(cause, NotTLS):
+        problem = "not_tls"
+    elif isinstance(cause, ssl.SSLError):
+        problem = _BY_REASON.get(cause.reason or "", "other")
+    return TLSFailed(address, cause, problem or "other")
+
+
+# -- una conversación cifrada ---------------------------------------------------------------------------------
+
+
+class TLSSession:
+    """Un lado de una conversación TLS.
+
+    Contrato: tras cada llamada se envía lo que dé ``take_outgoing()``, en ese orden, y tras ``receive`` se miran
+    ``established``, ``peer_closed`` y ``failure``. Ningún método lanza por lo que haga el otro extremo.
+
+    ``context``: de ``ServerTLS`` o de ``client_context()``. ``server_name``: en el cliente, el nombre o la dirección
+    a los que se quería llegar (``ValueError`` si no puede ser un nombre); sin él, es el lado del servidor.
+    """
+
+    __slots__ = (
+        "_heard",
+        "_incoming",
+        "_openings",
+        "_outgoing",
+        "_tls",
+        "closed",
+        "established",
+        "failure",
+        "peer_closed",
+    )
+
+    def __init__(self, context: ssl.SSLContext, server_name: str | None = None) -> None:
+        server = server_name is None
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server, server_hostname=server_name)
+        self._openings = (_HANDSHAKE,) if server else (_HANDSHAKE, _ALERT)
+        self._heard = False
+        self.established = False
+        """Si el saludo acabó: ya se puede enviar. (Un servidor aún puede rechazar el certificado del cliente.)"""
+        self.peer_closed = False
+        """Si el otro lado avisó de que no enviará más (``close_notify``; RFC 8446, 6.1)."""
+        self.closed = False
+        """Si ya avisamos nosotros."""
+        self.failure: ssl.SSLError | None = None
+        """Por qué se acabó mal; lo que ``take_outgoing()`` dé después se lo explica al otro extremo."""
+        if not server:
+            self._shake()
+
+    def receive(self, data: bytes) -> bytes:
+        """Entran ``data``, bytes del cable cortados por donde sea. Devuelve los textos que traían, juntos."""
+        if self.failure or self.peer_closed:
+            return b""
+        if not self._heard and data:
+            self._heard = True
+            if data[0] not in self._openings:
+                self.failure = NotTLS("lo primero que llegó no es TLS")
+                return b""
+        self._incoming.write(data)
+        if not self.established:
+            self._shake()
+        return self._read() if self.established else b""
+
+    def send(self, data: bytes) -> None:
+        """Cifra ``data``; no se llama después de ``close()``, y no hace nada después de ``failure``."""
+        if self.failure:
+            return
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[self._tls.write(rest) :]  # de registro en registro
+        except ssl.SSLError as error:
+            self.failure = error
+
+    def close(self) -> None:
+        """No enviaremos más: prepara nuestro ``close_notify``. Se puede seguir recibiendo."""
+        if not self.closed:
+            self.closed = True
+            with contextlib.suppress(ssl.SSLError):  # lo normal: detrás del nuestro busca el otro, que aún no está
+                self._tls.unwrap()
+
+    def take_outgoing(self) -> bytes:
+        """Los bytes que hay que poner en el cable, quizá ninguno."""
+        return self._outgoing.read()
+
+    def _shake(self) -> None:
+        try:
+            self._tls.do_handshake()
+            self.established = True
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError as error:
+            self.failure = error
+
+    def _read(self) -> bytes:
+        # Todos los registros de una vez: una respuesta por lectura, como sin cifrar.
+        pieces = []
+        try:
+            while self._incoming.pending or self._tls.pending():
+                piece = self._tls.read(_RECORD)
+                if not piece:
+                    self.peer_closed = True
+                    break
+                pieces.append(piece)
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLZeroReturnError:  # lo mismo que b"", cuando ya cerramos nosotros
+            self.peer_closed = True
+        except ssl.SSLError as error:
+            self.failure = error
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+# -- certificados ---------------------------------------------------------------------------------------------
+
+
+class ServerTLS:
+    """Con qué cifra un servidor: sus ficheros en PEM, que se leen otra vez cuando cambian.
+
+    ``cert``: el certificado y los intermedios que lo firman. ``key``: su clave, sin contraseña; por defecto, en el
+    mismo fichero. ``ca``: si se da, solo entra quien trae un certificado firmado por esas autoridades. Error:
+    ``BadTLSFile``.
+    """
+
+    def __init__(self, cert: str, key: str | None = None, ca: str | None = None) -> None:
+        self._cert = cert
+        self._key = key
+        self._ca = ca
+        self._seen = self._look()
+        self._context = _server_context(cert, key, ca)
+        self._next_look = 0.0
+        self._told = ""
+
+    def session(self) -> TLSSession:
+        """El lado servidor de una conversación nueva, con el último certificado bueno."""
+        return TLSSession(self._context)
+
+    def reread(self, now: float) -> bool:
+        """Si los ficheros cambiaron, los lee otra vez; devuelve si desde ahora vale otro certificado.
+
+        ``now``: la hora, en segundos de un reloj que no retrocede; se mira una vez cada ``LOOK_EVERY``. Error:
+        ``BadTLSFile`` si lo nuevo no sirve (quizá está a medio escribir): se sigue con lo anterior y se volverá a
+        intentar, pero el mismo error no se repite.
+        """
+        if now < self._next_look:
+            return False
+        self._next_look = now + LOOK_EVERY
+        found = self._look()
+        if found == self._seen:
+            return False
+        try:
+            if not all(stat.S_ISREG(one[3]) for one in found if one):
+                return False  # leer una tubería esperaría a que alguien escribiera
+            self._context = _server_context(self._cert, self._key, self._ca)
+        except BadTLSFile as error:
+            if str(error) == self._told:
+                return False
+            self._told = str(error)
+            raise
+        self._seen = found
+        self._told = ""
+        return True
+
+    def _look(self) -> list[tuple[int, int, int, int] | None]:
+        """Lo que dice el sistema de cada fichero: basta para saber si es otro."""
+        found: list[tuple[int, int, int, int] | None] = []
+        for path in (self._cert, self._key, self._ca):
+            try:
+                one = os.stat(path) if path else None
+            except (OSError, ValueError):
+                one = None
+            found.append((one.st_mtime_ns, one.st_size, one.st_ino, one.st_mode) if one else None)
+        return found
+
+
+def client_context(ca: str | None = None, cert: str | None = None, key: str | None = None) -> ssl.SSLContext:
+    """Con qué cifra un cliente: ``Client(..., tls=client_context())``. Comprueba quién es el servidor y su nombre.
+
+    ``ca``: un fichero PEM con las autoridades en que se confía; por defecto, las del sistema. ``cert`` y ``key``: el
+    certificado con que el cliente dice quién es, y su clave sin contraseña (por defecto, en el mismo fichero). Error:
+    ``BadTLSFile``.
+    """
+    context = ssl.create_default_context() if ca is None else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    return _harden(context, cert, key, ca)
+
+
+def _server_context(cert: str, key: str | None, ca: str | None) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    # Sin billetes para retomar la conversación: nadie aquí los usa, y en TLS 1.3 llegan sin pedirlos detrás del
+    # saludo: a quien cierra sin leerlos, el núcleo le hace mandar RST.
+    context.options |= ssl.OP_NO_TICKET
+    context.num_tickets = 0
+    if ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+    return _harden(context, cert, key, ca)
+
+
+def _harden(context: ssl.SSLContext, cert: str | None, key: str | None, ca: str | None) -> ssl.SSLContext:
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # los anteriores están retirados (RFC 8996)
+    # Renegociar le cuesta al servidor diez veces más que a quien se lo pide; comprimir deja adivinar lo cifrado.
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+    if cert is not None:
+        _load_chain(context, cert, key)
+    if ca is not None:
+        _load_authorities(context, "ca", ca)
+    return context
+
+
+class _Locked(Exception):
+    """La clave tiene contraseña."""
+
+
+def _no_password() -> str:
+    raise _Locked  # si no, OpenSSL la preguntaría en la terminal
+
+
+def _load_chain(context: ssl.SSLContext, cert: str, key: str | None) -> None:
+    role, path = ("cert", cert) if key is None else ("key", key)
+    try:
+        context.load_cert_chain(cert, key, password=_no_password)
+    except _Locked as error:
+        raise BadTLSFile(role, path, "locked") from error
+    except (OSError, ValueError) as error:  # SSLError es un OSError; ValueError, un nombre de fichero imposible
+        # Cuál de los dos falló no lo dice: se mira cada uno.
+        _load_authorities(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), "cert", cert)
+        if isinstance(error, ssl.SSLError):
+            mismatch = error.reason in _OTHER_KEY
+            raise BadTLSFile(role, path, "mismatch" if mismatch else "no_key", error) from error
+        raise BadTLSFile(role, path, "unreadable", error) from error
+
+
+def _load_authorities(context: ssl.SSLContext, role: str, path: str) -> None:
+    try:
+        context.load_verify_locations(path)
+    except ssl.SSLError as error:
+        raise BadTLSFile(role, path, "no_certificate", error) from error
+    except (OSError, ValueError) as error:
+        raise BadTLSFile(role, path, "unreadable", error) from error
