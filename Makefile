@@ -13,18 +13,22 @@ BENCH := .venv/bench-$(VERSION)
 # make bench BENCH_OPTIONS="--trabajos rr,p16 --servidores comunicacion"
 BENCH_OPTIONS ?= --docs
 
+# Sin más, la medida entera, que se escribe en docs/. Para ver solo algo: make soak SOAK_OPTIONS="--escenarios storm"
+SOAK_OPTIONS ?= --docs
+
 FUZZ := .venv/fuzz-$(VERSION)
 FUZZ_RUNS ?= 10000000
 # Con FUZZ_KEEP=1 se queda en fuzz/corpus.txt con lo nuevo que encuentre.
 FUZZ_KEEP ?=
 
-.PHONY: bench help test test-all lint types tests fuzz atheris format install install-all clean
+.PHONY: bench soak help test test-all lint types tests fuzz atheris format install install-all clean
 
 help:
 	@echo 'make test       estilo, tipos y pruebas con $(PYTHON) (lo instala todo en .venv/)'
 	@echo 'make test-all   lo mismo, con las pruebas repetidas en cada Python desde 3.10 que haya'
 	@echo 'make fuzz       el protocolo contra su modelo: cien mil ejemplos de cada propiedad y diez millones de entradas'
 	@echo 'make bench      la velocidad, junto a la de otros servidores y a la de uno en C'
+	@echo 'make soak       la fiabilidad: lo que aguanta el servidor cuando todo va mal'
 	@echo 'make format     pone el estilo'
 	@echo 'make clean      borra lo generado'
 
@@ -62,6 +66,9 @@ $(FUZZ)/ready: requirements-fuzz.txt
 
 bench: $(BENCH)/ready
 	$(BENCH)/bin/python -m benchmarks.run $(BENCH_OPTIONS)
+
+soak: install
+	$(BIN)/python -m soak.run $(SOAK_OPTIONS)
 
 $(BENCH)/ready: requirements-bench.txt
 	$(PYTHON) -m venv --clear $(BENCH)

@@ -13,7 +13,7 @@ from .works import WORKS, Work
 
 ROOT = HERE.parent
 PAGE, README = ROOT / "docs" / "rendimiento.md", ROOT / "README.md"
-_START, _END = "<!-- Desde aquí lo escribe make bench -->\n", "<!-- Hasta aquí -->\n"
+_END = "<!-- Hasta aquí -->\n"
 _OUR_COLOUR, _THEIR_COLOUR, _LIMIT_COLOUR = "#b5442e", "#9a9a9a", "#3c3c3c"
 
 
@@ -44,7 +44,7 @@ def work_table(work: Work, results: Results) -> str:
         "",
         f"{work.connections} conexiones, {work.depth} mensajes por bloque, {work.size} bytes por mensaje.",
         "",
-        _table(
+        table(
             ["servidor", "CPU us/mensaje", "en el núcleo", "recorrido", "veces C", "mensajes/s", "p50 us", "p99 us"],
             rows,
         ),
@@ -56,7 +56,7 @@ def work_table(work: Work, results: Results) -> str:
 def idle_table(results: Results) -> str:
     """La tabla en Markdown de la memoria por conexión callada."""
     rows = [[name, f"{value:.0f}"] for name, value in results.idle.items()]
-    return "### memoria por conexión callada\n\n" + _table(["servidor", "bytes"], rows)
+    return "### memoria por conexión callada\n\n" + table(["servidor", "bytes"], rows)
 
 
 def client_table(results: Results) -> str:
@@ -64,7 +64,7 @@ def client_table(results: Results) -> str:
     parts = ["### el cliente: un mensaje, de principio a fin\n"]
     for cost in results.client:
         rows = [[step, f"{ms:.1f}", _times(times)] for step, (ms, times) in cost.steps.items()]
-        parts += [f"{cost.title}:\n", _table(["paso", "ms de procesador", "veces nada"], rows)]
+        parts += [f"{cost.title}:\n", table(["paso", "ms de procesador", "veces nada"], rows)]
     return "\n".join(parts)
 
 
@@ -78,7 +78,7 @@ def summary_table(results: Results) -> str:
             failed = server.name in results.failures[work.key]
             cells.append("FALLA" if failed else _times(results.ratio(work.key, server.name)))
         rows.append([_bold(server), *(["FALTA"] * len(cells) if server.missing else cells)])
-    return _table(["veces C", *(work.title for work in measured)], rows)
+    return table(["veces C", *(work.title for work in measured)], rows)
 
 
 def target_table(results: Results) -> str:
@@ -91,7 +91,7 @@ def target_table(results: Results) -> str:
                 ratio = results.ratio(work.key, name)
                 met = "" if ratio is None else "sí" if ratio <= target else "no"
                 rows.append([work.title, name, f"{target:.2f}", _times(ratio), met])
-    return _table(["trabajo", "servidor", "objetivo", "medido", "cumplido"], rows)
+    return table(["trabajo", "servidor", "objetivo", "medido", "cumplido"], rows)
 
 
 def write_docs(results: Results) -> None:
@@ -100,14 +100,14 @@ def write_docs(results: Results) -> None:
     _cpu_figure(PAGE.parent / "rendimiento-cpu.svg", results)
     _latency_figure(PAGE.parent / "rendimiento-latencia.svg", results)
     conditions = (
-        f"{platform.system()} {platform.release()}, {_processor()}; {results.rounds} rondas intercaladas de "
+        f"{platform.system()} {platform.release()}, {processor()}; {results.rounds} rondas intercaladas de "
         f"{results.seconds:g} s (`make bench`)."
     )
     summary = summary_table(results)
     versions = [[server.name, server.version or f"FALTA: {server.missing}"] for server in results.servers]
     parts = [
         conditions,
-        _table(["servidor", "versión"], versions),
+        table(["servidor", "versión"], versions),
         "## Resumen",
         "Procesador por mensaje, en veces el del servidor en C; la mediana de las rondas.",
         summary,
@@ -124,16 +124,17 @@ def write_docs(results: Results) -> None:
     replace_between(README, f"{summary}\n{conditions}")
 
 
-def replace_between(path: Path, text: str) -> None:
-    """Pone ``text`` entre las dos marcas de ``path``. Error: ``ValueError`` si no las tiene."""
-    before, start, rest = path.read_text(encoding="utf-8").partition(_START)
+def replace_between(path: Path, text: str, command: str = "make bench") -> None:
+    """Pone ``text`` entre las dos marcas que ``command`` tiene en ``path``. Error: ``ValueError`` si no las tiene."""
+    before, start, rest = path.read_text(encoding="utf-8").partition(f"<!-- Desde aquí lo escribe {command} -->\n")
     _, end, after = rest.partition(_END)
     if not (start and end):
         raise ValueError(f"a {path} le faltan las marcas entre las que se escribe")
     path.write_text(f"{before}{start}\n{text.strip()}\n\n{end}{after}", encoding="utf-8")
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Una tabla en Markdown."""
     lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -146,7 +147,8 @@ def _bold(server: Competitor) -> str:
     return f"**{server.name}**" if server.ours else server.name
 
 
-def _processor() -> str:
+def processor() -> str:
+    """El procesador de esta máquina, por su nombre."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()

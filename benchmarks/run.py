@@ -78,8 +78,8 @@ def resident(root: int) -> int:
 
 def environment() -> dict[str, str]:
     """El entorno de una persona que ejecuta algo por segunda vez: nada que cambie cómo escribe o compila Python, y así
-    los .pyc ya están escritos."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    los .pyc ya están escritos, ni los límites del servidor."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "SERVIDOR_TCP_"))}
 
 
 @contextlib.contextmanager

@@ -18,13 +18,18 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 _PEERS = HERE / "peers"
 
-_OURS = ["--host", "127.0.0.1", "--puerto", "0"]
+_ANYWHERE = ["--host", "127.0.0.1", "--puerto", "0"]
 _PROGRAM = str(HERE.parent / "Servidor_TCP.py")
 # El mismo programa donde no está instalado uvloop: None en sys.modules es un import que falla.
 _WITHOUT_UVLOOP = (
     f"import runpy, sys; sys.modules['uvloop'] = None; sys.argv[0] = {_PROGRAM!r}; "
     f"sys.path.insert(0, {str(HERE.parent)!r}); runpy.run_path(sys.argv[0], run_name='__main__')"
 )
+
+
+def ours(*, fast: bool) -> list[str]:
+    """La orden de nuestro programa, sin opciones: con uvloop (``fast``), o como donde no está instalado."""
+    return [sys.executable, _PROGRAM] if fast else [sys.executable, "-c", _WITHOUT_UVLOOP]
 
 
 @dataclass
@@ -48,8 +53,8 @@ def competitors(folder: Path) -> list[Competitor]:
     python = f"Python {sys.version.split()[0]}"
     return [
         _compiled(folder),
-        Competitor("comunicacion_tcp", [sys.executable, "-c", _WITHOUT_UVLOOP, *_OURS], python, bare=True, ours=True),
-        _with_module("comunicacion_tcp[rapido]", "uvloop", [_PROGRAM, *_OURS], ours=True),
+        Competitor("comunicacion_tcp", [*ours(fast=False), *_ANYWHERE], python, bare=True, ours=True),
+        _with_module("comunicacion_tcp[rapido]", "uvloop", [_PROGRAM, *_ANYWHERE], ours=True),
         Competitor("socketserver, hilos", [sys.executable, str(_PEERS / "socketserver_threads.py")], version=python),
         Competitor("asyncio, streams", [sys.executable, str(_PEERS / "asyncio_streams.py")], version=python),
         _with_module("uvloop, streams", "uvloop", [str(_PEERS / "asyncio_streams.py"), "uvloop"]),

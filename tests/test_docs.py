@@ -9,6 +9,7 @@ import pytest
 
 from comunicacion_tcp.limits import Limits
 from comunicacion_tcp.protocol import ServerProtocol
+from soak.scenarios import SCENARIOS
 
 from .support.driving import play
 from .support.examples import ROOT, Conversation, blocks, documented_conversations
@@ -91,6 +92,7 @@ def test_every_command_shown_is_run_by_a_test() -> None:
         "make test-all": ".ci/run",
         "make fuzz": "aquí mismo",
         "make bench": "test_benchmarks.py, más corta",
+        "make soak": "test_soak.py, más corta",
         "make format": "aquí mismo",
         "make clean": "aquí mismo",
     }
@@ -111,7 +113,7 @@ def test_the_example_of_the_library() -> None:
     assert run([sys.executable, "-c", code]).stdout.decode() == blocks("README.md", "text")[3]
 
 
-@pytest.mark.parametrize("target", ["test", "test-all", "fuzz", "bench", "format", "clean"])
+@pytest.mark.parametrize("target", ["test", "test-all", "fuzz", "bench", "soak", "format", "clean"])
 def test_the_makefile_knows_what_is_promised(target: str) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert re.search(rf"^{target}:", makefile, re.MULTILINE)
@@ -125,7 +127,29 @@ def test_the_map_of_the_code_is_the_code() -> None:
     assert drawn == {name for name in real if not name.startswith("_") and name != "py.typed"}
 
 
-@pytest.mark.parametrize("page", ["README.md", "README.en.md", "CONTRIBUTING.md", "docs/protocolo.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "README.en.md", "CONTRIBUTING.md", "docs/protocolo.md", "docs/fiabilidad.md"]
+)
 def test_links_lead_somewhere(page: str) -> None:
     for link in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text(encoding="utf-8")):
         assert ((ROOT / page).parent / link).exists(), link
+
+
+# -- docs/fiabilidad.md -------------------------------------------------------------------------------------
+
+
+def test_every_promise_of_reliability_names_what_tests_it() -> None:
+    page = (ROOT / "docs" / "fiabilidad.md").read_text(encoding="utf-8").partition("## Dónde se prueba cada cosa")[2]
+    rows = re.findall(r"^\| (\d+) \| (.*) \| (.*) \|$", page, re.MULTILINE)
+    assert len(rows) >= 29
+    keys = {scenario.key: scenario.row for scenario in SCENARIOS}
+    for number, _, places in rows:
+        for place in places.split("; "):
+            where, *names = re.findall(r"`([^`]+)`", place)
+            assert names, place
+            for name in names:
+                if where == "soak":
+                    assert keys.pop(name) == int(number)
+                else:
+                    assert f"def {name}(" in (ROOT / where).read_text(encoding="utf-8")
+    assert not keys  # y ningún escenario se queda sin su fila

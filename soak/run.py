@@ -1,0 +1,92 @@
+"""`make soak`: ejecuta los escenarios contra el servidor de verdad y escribe su tabla en ``docs/fiabilidad.md``.
+
+Uso: python -m soak.run [--escenarios a,b] [--rapido] [--bucle asyncio|uvloop] [--docs]
+Código de salida: 0 si cada respuesta fue la debida; 1 si algún escenario falla (lo dice la tabla).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.report import processor, replace_between, table
+
+from . import server
+from .oracle import WrongReply
+from .results import Failed, Outcome, Scenario, Unavailable
+from .scale import FULL, QUICK, Scale
+from .scenarios import SCENARIOS
+from .server import PATIENCE
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "fiabilidad.md"
+_HEAD = ["fila", "qué se le hace", "qué se promete", "medido", "cumplido"]
+
+
+def row(scenario: Scenario, scale: Scale) -> tuple[list[str], bool]:
+    """Ejecuta un escenario: su fila de la tabla, y si no falló."""
+    start = [f"{scenario.row}", f"{scenario.title} (`{scenario.key}`)", scenario.promise]
+    try:
+        outcome: Outcome = scenario.run(scale)
+    except Unavailable as error:
+        return [*start, f"no se puede aquí: {error}", ""], True
+    except TimeoutError:
+        return [*start, f"FALLA: el servidor no contesta en {PATIENCE:g} s", "no"], False
+    except (Failed, WrongReply, OSError) as error:
+        return [*start, f"FALLA: {error}".replace("\n", " ").replace("|", "\\|"), "no"], False
+    return [*start, "; ".join(outcome.figures), "sí" if outcome.met else "no"], True
+
+
+def conditions() -> str:
+    """En qué máquina y con qué se mide."""
+    cpus = len(os.sched_getaffinity(0))
+    return f"{platform.system()} {platform.release()}, {processor()}, {cpus} procesadores; {server.loop_name()}."
+
+
+def write_docs(rows: Sequence[Sequence[str]]) -> None:
+    """Escribe la tabla en la página, entre sus marcas."""
+    replace_between(PAGE, f"{conditions()} Lo mide `make soak`.\n\n{table(_HEAD, rows)}", "make soak")
+
+
+def main() -> int:
+    """Mide, enseña cada fila en cuanto la hay y devuelve el código de salida."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    every = [scenario.key for scenario in SCENARIOS]
+    parser.add_argument("--escenarios", default=",".join(every), help="claves separadas por comas (%(default)s)")
+    parser.add_argument("--rapido", action="store_true", help="segundos en vez de minutos: solo si funcionan")
+    parser.add_argument("--bucle", choices=["asyncio", "uvloop"], default="asyncio", help="con cuál va el servidor")
+    parser.add_argument("--docs", action="store_true", help="escribe la tabla en docs/fiabilidad.md")
+    options = parser.parse_args()
+    keys = options.escenarios.split(",")
+    if unknown := set(keys) - set(every):
+        parser.error(f"no hay escenarios {', '.join(sorted(unknown))}; hay {', '.join(every)}")
+    if options.docs and (options.rapido or set(keys) != set(every)):
+        parser.error("--docs es para la medida entera: todos los escenarios, y sin --rapido")
+    if platform.system() != "Linux":
+        print("La medida mira el servidor por /proc: solo funciona en Linux.", file=sys.stderr)
+        return 1
+    server.choose_loop(options.bucle)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # que tampoco así quede un proceso en marcha
+    print(conditions(), flush=True)
+    rows, good = [], True
+    for scenario in SCENARIOS:
+        if scenario.key in keys:
+            print(f"{scenario.key}...", file=sys.stderr, flush=True)
+            cells, went_well = row(scenario, QUICK if options.rapido else FULL)
+            rows.append(cells)
+            good = good and went_well
+            print(f"| {' | '.join(cells)} |", flush=True)
+    if options.docs:
+        write_docs(rows)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(1)

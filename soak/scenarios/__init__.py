@@ -1,0 +1,16 @@
+"""Los escenarios, por familias. Cada uno arranca su servidor, le hace algo y da sus cifras, o dice por qué no se puede.
+
+crowds.py     muchos a la vez
+hostile.py    clientes que se portan mal
+machine.py    la máquina falla, o alguien para el servidor
+paths.py      la red falla
+"""
+
+from __future__ import annotations
+
+from . import crowds, hostile, machine, paths
+
+SCENARIOS = sorted(
+    [*crowds.SCENARIOS, *hostile.SCENARIOS, *machine.SCENARIOS, *paths.SCENARIOS], key=lambda scenario: scenario.row
+)
+"""Todos, en el orden de las filas de ``docs/fiabilidad.md``."""
