@@ -20,6 +20,7 @@ from comunicacion_tcp.cli import server as module
 from ..support.loops import FAST
 from ..support.programs import CLIENT, SERVER, SILENT, Program, fails, run, running_server
 from ..support.sockets import connect, fill, receive, receive_all, reset
+from ..support.tools import need
 from ..support.waiting import wait_until
 
 
@@ -266,6 +267,29 @@ def test_short_of_memory_it_loses_conversations_and_goes_on_with_the_next() -> N
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
         assert not SILENT.search(server.output + server.errors)
+
+
+def test_calls_cut_by_a_signal_lose_nothing() -> None:
+    calls = "recvfrom,sendto,read,write,writev,sendmsg,shutdown"
+    with running_server() as (server, port), connect(port) as sock:
+        strace = [need("strace"), "-qq", "-f", "-o", os.devnull, "-e", f"trace={calls}"]
+        strace += ["-e", f"inject={calls}:error=EINTR:when=2+2", "-p", str(server.process.pid)]
+        status = Path(f"/proc/{server.process.pid}/status")
+        with subprocess.Popen(strace, stderr=subprocess.PIPE) as tracer:
+            try:
+                wait_until(lambda: "TracerPid:\t0\n" not in status.read_text() or tracer.poll() is not None)
+                if tracer.poll() is not None:
+                    assert tracer.stderr
+                    pytest.skip(f"strace no puede mirar al servidor: {tracer.stderr.read().decode().strip()}")
+                message = "señal ".encode() * 2000 + b"\n"
+                sender = threading.Thread(target=sock.sendall, args=(message * 50 + b"DESCONEXION\n",))
+                sender.start()
+                assert receive_all(sock) == (message * 50).decode().upper().encode() + "Conexión cerrada\n".encode()
+                sender.join()
+            finally:
+                tracer.terminate()
+        server.wait_for("Mensaje de desconexión recibido")
+        assert server.errors == ""
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="solo Linux dice qué tiene cargado un proceso")
