@@ -54,6 +54,7 @@ _GOODBYE = GOODBYE.encode()
 _GOODBYE_LINE = rb"(?m)^" + _GOODBYE + rb"(\r?\n)"  # sin compilar: el cliente no la usa, y re la recuerda
 _GOODBYE_START = _GOODBYE + b"\r"  # lo que puede preceder al "\n" de una línea de despedida
 _FEW_BYTES = 512  # un bloque así ya no se parte más: ir mensaje a mensaje cuesta lo que seguir partiendo
+_SHORT_MESSAGE = 32  # bytes: con mensajes así, en un turno se acaban a la vez los mensajes y los bytes que se miran
 _WORST_TAIL = 3  # un carácter UTF-8 sin acabar tiene como mucho 3 bytes (RFC 3629)
 
 
@@ -135,7 +136,13 @@ class ServerProtocol:
 
     def resume(self) -> bytes:
         """Otro turno para lo recibido que ``busy`` dice que falta por responder. Devuelve los bytes que enviar."""
-        return self._settle(self._receive(b""))
+        # Solo un trozo: intentar el atajo con todo lo que falta en cada turno costaría más que responder.
+        now, later = self._unread[: self._slice()], self._unread[self._slice() :]
+        self._unread = b""
+        reply = self._receive(now)
+        if not self.ended:
+            self._unread += later
+        return self._settle(reply)
 
     def receive_silence(self) -> bytes:
         """El otro extremo lleva callado ``limits.goodbye_silence`` segundos. Devuelve los bytes que enviar."""
@@ -174,7 +181,12 @@ class ServerProtocol:
     @property
     def unfinished(self) -> bool:
         """Si hay un mensaje empezado cuyo final no ha llegado."""
-        return bool(self._pending or self._skipped is not None) and not self.ended
+        return (bool(self._pending) or self.skipping) and not self._unread and not self.ended
+
+    @property
+    def skipping(self) -> bool:
+        """Si se está tirando el resto de un mensaje demasiado largo, cuyo error ya se respondió."""
+        return self._skipped is not None
 
     @property
     def awaiting_silence(self) -> bool:
@@ -195,7 +207,7 @@ class ServerProtocol:
     def _receive(self, data: bytes) -> bytes:
         if self.ended:
             return b""
-        if self._unread:
+        if self._unread:  # sin esperar su turno: no debería, pero no se pierde nada
             data, self._unread = self._unread + data, b""
         if self._decided:
             return self._receive_lines(data)
@@ -297,6 +309,18 @@ class ServerProtocol:
         del terminador."""
         return len(body) - body.endswith(b"\r") > self._limit
 
+    def _has_too_long(self, block: bytes) -> bool:
+        """Si algún mensaje de ``block`` pasa del máximo. A saltos: mirar cada uno costaba más que responder."""
+        start = 0
+        while len(block) - start > self._limit:
+            end = block.rfind(b"\n", start, start + self._limit + 1)  # hasta aquí, todos caben
+            if end < 0:
+                end = block.find(b"\n", start) % (len(block) + 1)  # sin ninguno, el final
+                if self._is_too_long(block[start:end]):
+                    return True
+            start = end + 1
+        return False
+
     def _skip_line(self, skipped: bytes, data: bytes) -> bytes:
         end = data.find(b"\n") + 1
         if not end:
@@ -315,7 +339,7 @@ class ServerProtocol:
 
     def _shortcut(self, block: bytes) -> bytes:
         """Todas las respuestas de una vez, o nada si no se puede: algún mensaje es malo, o no hay atajo."""
-        if not self._service.block or (len(block) > self._limit and any(map(self._is_too_long, block.split(b"\n")))):
+        if not self._service.block or self._has_too_long(block):
             return b""
         try:
             reply = self._service.block(block)
@@ -333,14 +357,20 @@ class ServerProtocol:
         """Como ``_answer``, cuando el atajo no ha podido con ``block`` entero."""
         if not block.endswith(b"\n"):
             return self._answer_message(block, b"")
+        later = b""
+        if len(block) > self._slice():
+            end = block.find(b"\n", self._slice()) + 1
+            block, later = block[:end], block[end:]
         # Por mitades, los mensajes buenos siguen yendo en bloque: si no, uno malo haría pagar por separado los cientos
         # de miles que caben en una lectura.
         replies: list[bytes] = []
         size, turn = 0, self._limits.messages_per_turn
         parts = [block]
+        untried = bool(later)  # este trozo, por sí solo, aún puede ir en bloque
         while parts and turn > 0 and size < self._limits.high_water:
             part = parts.pop()
-            reply = b"" if part is block else self._shortcut(part)
+            reply = self._shortcut(part) if untried else b""
+            untried = True
             if reply:
                 replies.append(reply)
                 size += len(reply)
@@ -359,8 +389,12 @@ class ServerProtocol:
             turn -= len(bodies)
             if rest:
                 parts.append(rest)
-        self._unread = b"".join(reversed(parts))
+        self._unread = b"".join((*reversed(parts), later))
         return b"".join(replies)
+
+    def _slice(self) -> int:
+        """Bytes que se miran en un turno de los que van mensaje a mensaje."""
+        return max(_FEW_BYTES, self._limits.messages_per_turn * _SHORT_MESSAGE)
 
     def _answer_message(self, body: bytes, newline: bytes) -> bytes:
         message, terminator = _split_terminator(body + newline)
