@@ -16,6 +16,7 @@ El mapa de la casa; los imports van solo hacia abajo (lo vigila ``tests/test_arc
     limits        todos los límites y plazos, cada uno con su razón
     records       valores inmutables hechos de campos, lo justo para no cargar dataclasses
     errors        el árbol de errores
+    addresses     cómo se nombra un sitio: máquina y puerto, o un socket de Unix
 
 Este fichero no contiene nada más que el mapa, los nombres públicos y la pregunta por la versión de Python: por eso
 lo entiende hasta Python 2, que así puede decir la frase y no un SyntaxError.
@@ -31,28 +32,45 @@ if sys.version_info < (3, 10):  # pip ya lo comprueba; desde una copia del repos
 
 TYPE_CHECKING = False  # como la de typing, sin pagar su importación
 if TYPE_CHECKING:
+    from .addresses import Peer as Peer
     from .client import Client as Client
+    from .errors import AddressFull as AddressFull
+    from .errors import AddressInUse as AddressInUse
+    from .errors import AddressNotOurs as AddressNotOurs
+    from .errors import BadMessage as BadMessage
     from .errors import BadTLSFile as BadTLSFile
     from .errors import CertificateRejected as CertificateRejected
     from .errors import ComunicacionError as ComunicacionError
     from .errors import ConnectionLost as ConnectionLost
     from .errors import MessageError as MessageError
     from .errors import NetworkError as NetworkError
+    from .errors import NotUTF8 as NotUTF8
+    from .errors import PortNotAllowed as PortNotAllowed
+    from .errors import Refusal as Refusal
+    from .errors import ServerFull as ServerFull
     from .errors import ServerNotRunning as ServerNotRunning
+    from .errors import ServiceFailed as ServiceFailed
     from .errors import TimedOut as TimedOut
     from .errors import TLSFailed as TLSFailed
+    from .errors import TooLong as TooLong
+    from .errors import TooSlow as TooSlow
+    from .errors import Truncated as Truncated
     from .errors import UnknownHost as UnknownHost
     from .limits import Limits as Limits
     from .server import Observer as Observer
     from .server import Server as Server
     from .services import Service as Service
-    from .tls import ServerTLS as ServerTLS
     from .tls import client_context as client_context
+    from .tls import ServerTLS as ServerTLS
 
 __version__ = "0.1.0"
 
 # Cada nombre se importa al pedirlo (PEP 562): quien solo quiere Client no carga asyncio.
 _HOMES = {
+    "AddressFull": "errors",
+    "AddressInUse": "errors",
+    "AddressNotOurs": "errors",
+    "BadMessage": "errors",
     "BadTLSFile": "errors",
     "CertificateRejected": "errors",
     "Client": "client",
@@ -61,13 +79,22 @@ _HOMES = {
     "Limits": "limits",
     "MessageError": "errors",
     "NetworkError": "errors",
+    "NotUTF8": "errors",
     "Observer": "server",
+    "Peer": "addresses",
+    "PortNotAllowed": "errors",
+    "Refusal": "errors",
     "Server": "server",
+    "ServerFull": "errors",
     "ServerNotRunning": "errors",
     "ServerTLS": "tls",
     "Service": "services",
+    "ServiceFailed": "errors",
     "TLSFailed": "errors",
     "TimedOut": "errors",
+    "TooLong": "errors",
+    "TooSlow": "errors",
+    "Truncated": "errors",
     "UnknownHost": "errors",
     "client_context": "tls",
 }

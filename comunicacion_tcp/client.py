@@ -12,8 +12,8 @@ import selectors
 import socket
 import time
 
+from .addresses import format_address, unix_path
 from .errors import (
-    UNIX,
     ConnectionLost,
     NetworkError,
     ServerNotRunning,
@@ -21,7 +21,6 @@ from .errors import (
     TLSFailed,
     Truncated,
     UnknownHost,
-    format_address,
 )
 from .limits import DEFAULT_LIMITS, Limits
 from .protocol import ClientProtocol
@@ -63,6 +62,8 @@ class Client:
     ) -> None:
         if not 0 < port <= 65535:
             raise ValueError(f"port debe ser un número de 1 a 65535, no {port}")
+        if tls and unix_path(host) is not None:
+            raise ValueError("un socket de Unix no sale de la máquina y no tiene nombre que comprobar: va sin tls")
         self._host = host
         self._port = port
         self._limits = limits
@@ -104,7 +105,7 @@ class Client:
             raise NetworkError(self.address, error) from error
         try:
             itself = sock.getsockname() == sock.getpeername()
-            if not self._host.startswith(UNIX):
+            if unix_path(self._host) is None:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setblocking(False)
         except OSError as error:  # el servidor cortó nada más aceptar
@@ -210,10 +211,11 @@ class Client:
 
     def _open(self, deadline: float) -> socket.socket:
         """Un socket conectado a la primera dirección que conteste. Errores: los del sistema."""
-        if self._host.startswith(UNIX):
+        path = unix_path(self._host)
+        if path is not None:
             if not hasattr(socket, "AF_UNIX"):
                 raise OSError("en este sistema Python no tiene sockets de Unix")
-            return _open_one(socket.AF_UNIX, self._host.removeprefix(UNIX), deadline - time.monotonic())
+            return _open_one(socket.AF_UNIX, path, deadline - time.monotonic())
         # En bytes no pasa por IDNA, cuyas tablas tardan en cargarse más que en conectar (1,5 ms) y aquí sobran.
         host = self._host.encode() if self._host.isascii() else self._host
         found = socket.getaddrinfo(host, self._port, type=socket.SOCK_STREAM)

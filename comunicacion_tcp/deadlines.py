@@ -10,6 +10,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
+_LATE = 0.05  # segundos: un temporizador que suena así de tarde es que el bucle no giraba
+_GRACE = 0.01  # segundos: una vuelta del bucle, para que lea lo que haya
 Key = TypeVar("Key", bound=Hashable)
 
 
@@ -26,6 +28,7 @@ class Deadlines(Generic[Key]):
         self._expire = expire
         self._running: OrderedDict[Key, tuple[float, object]] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
+        self._waiting = False
 
     def __contains__(self, key: Key) -> bool:
         return key in self._running
@@ -54,12 +57,26 @@ class Deadlines(Generic[Key]):
             self._timer = None
 
     def _ring(self) -> None:
+        if not self._running:
+            self._timer = None
+            return
         now = self._loop.time()
-        while self._running:
-            key, (due, note) = next(iter(self._running.items()))
-            if due > now:
-                self._timer = self._loop.call_at(due, self._ring)
-                return
-            del self._running[key]
-            self._expire(key, note)
-        self._timer = None
+        _, (due, _) = self._first()
+        if now - due > _LATE and not self._waiting:
+            # El bucle ha estado parado, y lo que llegó a tiempo quizá está sin leer: uvloop mira antes el reloj.
+            self._waiting = True
+            self._timer = self._loop.call_later(_GRACE, self._ring)
+            return
+        self._waiting = False
+        try:
+            while self._running:
+                key, (due, note) = self._first()
+                if due > now:
+                    break
+                del self._running[key]
+                self._expire(key, note)
+        finally:  # pase lo que pase con uno, los demás siguen teniendo plazo
+            self._timer = self._loop.call_at(self._first()[1][0], self._ring) if self._running else None
+
+    def _first(self) -> tuple[Key, tuple[float, object]]:
+        return next(iter(self._running.items()))

@@ -12,8 +12,7 @@ lee una persona, con qué hacer después, están en ``cli/sentences.py``.
     │   └── ServiceFailed           nuestra: el servicio falló o devolvió algo que no es un mensaje
     ├── Refusal                 esa conexión recibe «ERROR: ...» y se cierra
     │   ├── ServerFull              no caben más
-    │   ├── AddressFull             no caben más desde esa dirección
-    │   └── Idle                    lleva demasiado callada
+    │   └── AddressFull             no caben más desde esa dirección
     ├── BadTLSFile              nuestra: un certificado o una clave que no sirven
     └── NetworkError            de la red; lleva la dirección y, si la hay, la causa del sistema
         ├── UnknownHost             el nombre no se resuelve
@@ -29,17 +28,6 @@ lee una persona, con qué hacer después, están en ``cli/sentences.py``.
 """
 
 from __future__ import annotations
-
-UNIX = "unix:"
-"""Con lo que empieza un ``host`` que no es una máquina sino la ruta de un socket de Unix: ``"unix:/ruta"``."""
-
-
-def format_address(host: str, port: int) -> str:
-    """``"host:puerto"``, como se le dice a una persona; una dirección IPv6, entre corchetes (RFC 3986). La de un
-    socket de Unix no tiene puerto."""
-    if host.startswith(UNIX):
-        return host
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class ComunicacionError(Exception):
@@ -92,7 +80,7 @@ class ServiceFailed(BadMessage):
 
 
 class Refusal(ComunicacionError):
-    """Una conexión que no se atiende, o no más. ``str(error)`` es lo que viaja detrás de «ERROR: »."""
+    """Una conexión que no se atiende. ``str(error)`` es lo que viaja detrás de «ERROR: »."""
 
 
 class ServerFull(Refusal):
@@ -107,17 +95,6 @@ class AddressFull(Refusal):
 
     def __init__(self) -> None:
         super().__init__("hay demasiadas conexiones desde tu dirección; cierra alguna")
-
-
-class Idle(Refusal):
-    """Nadie ha dicho nada en mucho tiempo.
-
-    ``seconds``: cuánto.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"{seconds:g} s sin recibir nada; se cierra la conexión")
-        self.seconds = seconds
 
 
 class BadTLSFile(ComunicacionError):

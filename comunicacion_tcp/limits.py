@@ -31,8 +31,8 @@ class Limits(Record):
     lee. Cuatro lecturas, o una y lo que crezcan sus mayúsculas."""
 
     messages_per_turn: int = 500
-    """Mensajes que se responden de uno en uno sin ceder el turno a los demás clientes: alrededor de 1 ms con una
-    función corta. Los que van en bloque no cuentan."""
+    """Mensajes que se responden de uno en uno sin ceder el turno a los demás clientes: unos 2 ms con una función
+    corta, o malos todos. Los que van en bloque no cuentan."""
 
     message_timeout: float = 10.0
     """Desde que un mensaje empieza hasta que acaba; sus bytes no lo renuevan. A 1 MiB le basta una línea de 1 Mbit/s;

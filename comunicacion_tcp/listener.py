@@ -12,14 +12,14 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from .errors import UNIX, AddressInUse, AddressNotOurs, NetworkError, PortNotAllowed, UnknownHost, format_address
+from .addresses import Peer, format_address, unix_host, unix_path
+from .errors import AddressInUse, AddressNotOurs, NetworkError, PortNotAllowed, UnknownHost
 
-Peer = tuple[str, int]
-"""Un cliente: su dirección IP y su puerto. Por un socket de Unix, ``"unix:/ruta"`` y el número de su proceso (0 donde
-el sistema no lo dice)."""
+with contextlib.suppress(ImportError):  # Windows, donde Python no tiene sockets de Unix
+    import fcntl
 
 # Por vuelta del bucle: lo bastante para que una oleada no cueste una vuelta por cliente (make bench, conectar y
 # despedirse: de una en una, el doble de procesador), y lo bastante poco para no hacer esperar a los que ya hablan.
@@ -37,6 +37,7 @@ _GONE = {
     *(errno.ECONNABORTED, errno.EPERM, errno.EPROTO, errno.ENOPROTOOPT, errno.EOPNOTSUPP),
     *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH),
 }
+_LONGEST_QUIET = 32767  # segundos: lo más que admite Linux (tcp(7), MAX_TCP_KEEPIDLE)
 _PROBES = 6  # preguntas sin respuesta antes de dar a alguien por perdido: tres perdidas por la red no bastan
 
 
@@ -70,7 +71,7 @@ class Listener:
     def address(self) -> Peer:
         """``(ip, puerto)``, o ``("unix:/ruta", 0)``."""
         name = self._sock.getsockname()
-        return (UNIX + name, 0) if isinstance(name, str) else name[:2]
+        return (unix_host(name), 0) if isinstance(name, str) else name[:2]
 
     def start(self) -> None:
         """Empieza a aceptar."""
@@ -98,7 +99,7 @@ class Listener:
                     continue
                 self._rest(error)
                 return
-            self._take(sock, place[:2] if place else self._neighbour(sock))
+            self._give(sock, place)
 
     async def _ask(self) -> None:
         while True:
@@ -107,7 +108,15 @@ class Listener:
             except OSError as error:
                 self._rest(error)
                 return
-            self._take(sock, place[:2])
+            self._give(sock, place)
+
+    def _give(self, sock: socket.socket, place: Any) -> None:
+        try:
+            # En un socket de Unix el sitio de un cliente es el fichero que él quiera, casi siempre ninguno.
+            self._take(sock, place[:2] if isinstance(place, tuple) else self._neighbour(sock))
+        except BaseException:
+            sock.close()
+            raise
 
     def _neighbour(self, sock: socket.socket) -> Peer:
         """Quién es el de un socket de Unix, que no tiene dirección."""
@@ -117,10 +126,11 @@ class Listener:
         return host, process
 
     def _remove_file(self) -> None:
+        path = unix_path(self.address[0])
         # Solo si sigue siendo el nuestro: otro servidor pudo poner ahí el suyo después.
-        if self._file and self._file == _file_of(self.address):
+        if path and self._file and self._file == _file_of(self.address):
             with contextlib.suppress(OSError):
-                os.unlink(self.address[0].removeprefix(UNIX))
+                os.unlink(path)
 
     def _rest(self, error: OSError) -> None:
         # Intentarlo cada vez que el sistema avisa de que hay alguien ocuparía un procesador entero.
@@ -144,35 +154,54 @@ def open_sockets(host: str, port: int, backlog: int, keepalive: float = 0) -> li
     Una familia que la máquina no tiene (IPv6, a menudo) no es un error mientras quede otra. ``keepalive``: segundos
     sin noticias de un cliente antes de preguntarle; 0, nunca. Errores: los de ``Server.start``.
     """
-    opened = _open_unix(host, backlog) if host.startswith(UNIX) else _open_tcp(host, port, backlog)
+    path = unix_path(host)
+    if path is not None:
+        return [_open_unix(host, path, backlog)]
+    opened = _open_tcp(host, port, backlog)
     for sock in opened:
-        if keepalive and sock.family != getattr(socket, "AF_UNIX", None):
+        if keepalive:
             _keep_alive(sock, keepalive)
     return opened
 
 
-def _open_unix(host: str, backlog: int) -> list[socket.socket]:
-    path = host.removeprefix(UNIX)
+def _open_unix(host: str, path: str, backlog: int) -> socket.socket:
     if not path or not hasattr(socket, "AF_UNIX"):
         why = "en este sistema Python no los tiene" if path else "falta la ruta"
         raise NetworkError(host, OSError(why))
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        try:
-            sock.bind(path)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE or not _is_abandoned(path):
-                raise
-            os.unlink(path)
-            sock.bind(path)
-        sock.listen(backlog)
+        with _alone_in(os.path.dirname(path) or "."):
+            try:
+                sock.bind(path)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or not _is_abandoned(path):
+                    raise
+                os.unlink(path)
+                sock.bind(path)
+            sock.listen(backlog)
         sock.setblocking(False)
     except OSError as error:
         sock.close()
         # Python dice sin número que la ruta no cabe (108 bytes en Linux, unix(7)).
         number = error.errno or errno.ENAMETOOLONG
         raise _BIND_ERRORS.get(number, NetworkError)(host, OSError(number, os.strerror(number))) from error
-    return [sock]
+    return sock
+
+
+@contextlib.contextmanager
+def _alone_in(folder: str) -> Iterator[None]:
+    """Mientras dura, ningún otro servidor abre un socket en ``folder``: uno ya puesto y aún sin escuchar parece
+    abandonado, y otro lo borraría."""
+    try:
+        lock = os.open(folder, os.O_RDONLY)
+    except OSError:  # no se deja leer: sin cerrojo, o dirá su error al abrir el socket
+        yield
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def _is_abandoned(path: str) -> bool:
@@ -190,28 +219,30 @@ def _is_abandoned(path: str) -> bool:
 
 def _file_of(address: Peer) -> tuple[int, int] | None:
     """Qué fichero hay en la ruta de un socket de Unix, si lo es y lo hay: su dispositivo y su número."""
-    host, _ = address
+    path = unix_path(address[0])
     try:
-        found = os.stat(host.removeprefix(UNIX)) if host.startswith(UNIX) else None
+        found = os.stat(path) if path else None
     except OSError:
         return None
     return (found.st_dev, found.st_ino) if found else None
 
 
 def _keep_alive(sock: socket.socket, seconds: float) -> None:
-    # En el que escucha: los aceptados lo heredan, y así no cuesta nada por conexión. Cada sistema tiene algunas.
-    quiet, apart = max(1, round(seconds)), max(1, round(seconds / _PROBES))
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (
-        ("TCP_KEEPIDLE", quiet),
-        ("TCP_KEEPALIVE", quiet),  # así se llama en macOS
-        ("TCP_KEEPINTVL", apart),
-        ("TCP_KEEPCNT", _PROBES),
+    # En el que escucha: los aceptados lo heredan, y así no cuesta nada por conexión.
+    quiet = min(max(1, round(seconds)), _LONGEST_QUIET)
+    options = [
+        (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
+        (socket.IPPROTO_TCP, "TCP_KEEPIDLE", quiet),
+        (socket.IPPROTO_TCP, "TCP_KEEPALIVE", quiet),  # así se llama en macOS
+        (socket.IPPROTO_TCP, "TCP_KEEPINTVL", max(1, round(quiet / _PROBES))),
+        (socket.IPPROTO_TCP, "TCP_KEEPCNT", _PROBES),
         # Con algo enviado y sin acuse no se pregunta: se reenvía, en Linux hasta 15 min. Este es su plazo (RFC 5482).
-        ("TCP_USER_TIMEOUT", 2 * quiet * 1000),
-    ):
+        (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", 2 * quiet * 1000),
+    ]
+    for level, name, value in options:
         if hasattr(socket, name):
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+            with contextlib.suppress(OSError):  # un sistema que dice tenerla y no la tiene: se sirve sin ella
+                sock.setsockopt(level, getattr(socket, name), value)
 
 
 def _open_tcp(host: str, port: int, backlog: int) -> list[socket.socket]:

@@ -17,11 +17,12 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import cast
 
+from .addresses import Peer, format_address, unix_path
 from .deadlines import Deadlines
 from .descriptors import room
-from .errors import UNIX, AddressFull, BadMessage, BadTLSFile, Idle, Refusal, ServerFull, TLSFailed, format_address
+from .errors import AddressFull, BadMessage, BadTLSFile, Refusal, ServerFull, TLSFailed
 from .limits import DEFAULT_LIMITS, Limits
-from .listener import Listener, Peer, open_sockets
+from .listener import Listener, open_sockets
 from .protocol import ServerProtocol
 from .services import Service, as_service, uppercase
 from .tls import ServerTLS, tls_error
@@ -53,8 +54,14 @@ class Observer:
     def lost(self, peer: Peer, cause: Exception) -> None:
         """La conexión se cortó."""
 
+    def closed(self, peer: Peer) -> None:
+        """Acabó del todo una conversación, como fuera: una vez por cada ``accepted``."""
+
     def refused(self, peer: Peer, why: Refusal) -> None:
-        """No se le atiende, o no más, y se le dijo por qué."""
+        """No se le atiende, y se le dijo por qué."""
+
+    def idle(self, peer: Peer) -> None:
+        """Calló ``limits.idle_timeout`` segundos, y se le cierra."""
 
     def bad_message(self, peer: Peer, bad: BadMessage) -> None:
         """Un mensaje recibió ``ERROR: ...``; se cuenta el primero de cada clase en cada conversación."""
@@ -71,8 +78,11 @@ class Observer:
     def handshake_failed(self, peer: Peer, cause: TLSFailed) -> None:
         """No se completó un saludo de TLS: no hubo conversación."""
 
-    def certificate_reread(self, bad: BadTLSFile | None) -> None:
-        """Cambiaron los ficheros de TLS: desde ahora valen los nuevos o, con ``bad``, siguen valiendo los de antes."""
+    def certificate_reread(self) -> None:
+        """Cambiaron los ficheros de TLS: desde ahora valen los nuevos."""
+
+    def certificate_unusable(self, bad: BadTLSFile) -> None:
+        """Cambiaron los ficheros de TLS y no sirven: siguen valiendo los de antes."""
 
 
 class Connection(asyncio.Protocol):
@@ -102,6 +112,11 @@ class Connection(asyncio.Protocol):
         """Quién es."""
         return self._peer
 
+    @property
+    def introduced(self) -> bool:
+        """Si llegó a empezar."""
+        return hasattr(self, "_transport")
+
     # -- lo que avisa asyncio -------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -116,8 +131,9 @@ class Connection(asyncio.Protocol):
             transport.max_size = _READ_SIZE
         if self._conversation.ended:  # cortada antes de empezar
             self._transport.abort()
-        elif refusal := self._server.refusal(self):
-            self.refuse(refusal)
+        elif refusal := self._server._refusal(self):
+            self._server.observer.refused(self._peer, refusal)
+            self.dismiss(str(refusal))
         else:
             self._server.observer.accepted(self._peer)
 
@@ -131,7 +147,7 @@ class Connection(asyncio.Protocol):
         if reply:
             self._transport.write(reply)
         if unsettled or conversation.unsettled:
-            self._look_after(bool(reply))
+            self._look_after(reply)
 
     def eof_received(self) -> bool:
         if not self._conversation.ended:
@@ -140,7 +156,7 @@ class Connection(asyncio.Protocol):
                 self._transport.write(reply)
             if not self._conversation.said_goodbye:
                 self._server.observer.left(self._peer)
-            self._look_after(bool(reply))
+            self._look_after(reply)
         self._transport.close()  # no queda nada por leer: cerrar entrega lo pendiente y no pierde nada
         return True  # es decir: no lo hagas tú, asyncio
 
@@ -149,18 +165,17 @@ class Connection(asyncio.Protocol):
         if exc and not self._conversation.ended:
             self._server.observer.lost(self._peer, exc)
         self._conversation.ended = True
-        self._server.forget(self)
+        self._server._forget(self)
 
     def pause_writing(self) -> None:
         # No lee lo que se le responde: no se le acepta más que responder. Y si no se le lee, no se le mete prisa.
         if not self._conversation.ended:
-            self._transport.pause_reading()
-            self._server.unfinished.stop(self)
-            self._server.unread.start(self, self._transport.get_write_buffer_size())
+            self._pause_reading()
+            self._server._unread.start(self, self._transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
         if not self._conversation.ended:
-            self._server.unread.stop(self)
+            self._server._unread.stop(self)
             self._go_on()
 
     # -- lo que pide el servidor ----------------------------------------------------------------------------
@@ -173,33 +188,34 @@ class Connection(asyncio.Protocol):
         if reply:
             self._transport.write(reply)
         self._conversation.ended = True
-        self._look_after(bool(reply))
+        self._look_after(reply)
 
     def cut(self) -> None:
         """Se corta ya, con lo que quede sin entregar."""
         self._stop_clocks()
         # Desde ya, y no cuando asyncio lo confirme: cortada dos veces se contaría dos.
-        self._server.forget(self)
+        self._server._forget(self)
+        unanswered = self._conversation.busy
         self._conversation.ended = True
-        if not hasattr(self, "_transport"):
+        if not self.introduced:
             return  # aún no ha empezado: ya no lo hará
-        if self._transport.get_write_buffer_size():
-            self._server.count_cut()
+        if unanswered or self._transport.get_write_buffer_size():
+            self._server._count_cut()
             self._server.observer.undelivered(self._peer)
         self._transport.abort()
 
-    def refuse(self, why: Refusal) -> None:
-        """Se le dice que no se la atiende, o no más, y se cierra."""
+    def dismiss(self, why: str) -> None:
+        """Se le dice por qué no se la atiende, o no más, y se cierra."""
         self._conversation.ended = True
         self._transport.write(f"ERROR: {why}\n".encode())
-        self._server.observer.refused(self._peer, why)
         self._finish()
 
     def message_late(self) -> None:
         """El mensaje a medias no ha llegado a tiempo."""
         reply = self._conversation.receive_deadline()
-        self._transport.write(reply)
-        self._look_after(bool(reply))
+        if reply:
+            self._transport.write(reply)
+            self._look_after(reply)
 
     def output_late(self, owed: object) -> None:
         """No ha leído a tiempo todo lo que se le debe. ``owed``: los bytes que eran."""
@@ -207,12 +223,12 @@ class Connection(asyncio.Protocol):
         if left == owed:
             self.cut()
         else:  # lee despacio, pero lee
-            self._server.unread.start(self, left)
+            self._server._unread.start(self, left)
 
     # -- por dentro -----------------------------------------------------------------------------------------
 
-    def _look_after(self, replied: bool) -> None:
-        """Tras algo que no fue solo recibir mensajes enteros y responderlos. ``replied``: si algo se respondió."""
+    def _look_after(self, reply: bytes) -> None:
+        """Tras algo que no fue solo recibir mensajes enteros y responderlos. ``reply``: lo recién respondido."""
         conversation = self._conversation
         for bad in conversation.take_bad_messages():
             self._server.observer.bad_message(self._peer, bad)
@@ -222,18 +238,18 @@ class Connection(asyncio.Protocol):
             self._finish()
         elif conversation.busy:
             # Tiene más que responder: en otra vuelta del bucle, y cuando lea lo que ya tiene.
-            self._transport.pause_reading()
+            self._pause_reading()
             if not self._transport.get_write_buffer_size():
-                self._server.loop.call_soon(self._go_on)
+                self._server._loop.call_soon(self._go_on)
         else:
             if conversation.awaiting_silence:
                 self._await_silence()
-            if not conversation.unfinished:
-                self._server.unfinished.stop(self)
-            elif replied:  # acabó un mensaje, y este es otro
-                self._server.unfinished.restart(self)
-            elif self._transport.is_reading():
-                self._server.unfinished.start(self)
+            if not conversation.unfinished or not self._transport.is_reading():
+                self._server._unfinished.stop(self)
+            elif b"\n" in reply or (reply and not conversation.skipping):  # acabó un mensaje, y este es otro
+                self._server._unfinished.restart(self)
+            else:
+                self._server._unfinished.start(self)
 
     def _go_on(self) -> None:
         """Sigue con lo recibido que falte por responder; después, con lo que llegue."""
@@ -250,12 +266,19 @@ class Connection(asyncio.Protocol):
                 self.drain()
                 return
             if not self._transport.get_write_buffer_size():
-                self._transport.resume_reading()
-        self._look_after(bool(reply))
+                self._resume_reading()
+        self._look_after(reply)
+
+    def _pause_reading(self) -> None:
+        self._transport.pause_reading()
+        self._server._unfinished.stop(self)  # si no se le lee, no se le mete prisa
+
+    def _resume_reading(self) -> None:
+        self._transport.resume_reading()
 
     def _await_silence(self) -> None:
         self._cancel_timer()
-        self._timer = self._server.loop.call_later(self._server.limits.goodbye_silence, self._silence)
+        self._timer = self._server._loop.call_later(self._server.limits.goodbye_silence, self._silence)
 
     def _silence(self) -> None:
         if not self._conversation.awaiting_silence or not self._transport.is_reading():
@@ -263,7 +286,7 @@ class Connection(asyncio.Protocol):
         reply = self._conversation.receive_silence()
         if reply:
             self._transport.write(reply)
-        self._look_after(bool(reply))
+        self._look_after(reply)
 
     def _finish(self) -> None:
         """Entrega lo que falte y nuestro FIN, y se queda leyendo y tirando hasta que sea seguro cerrar."""
@@ -275,16 +298,16 @@ class Connection(asyncio.Protocol):
             return
         self._transport.resume_reading()
         self._farewell = _Farewell(
-            self._server.limits, self._transport.get_write_buffer_size(), self._server.loop.time()
+            self._server.limits, self._transport.get_write_buffer_size(), self._server._loop.time()
         )
         self._look_again()
 
     def _look_again(self) -> None:
-        self._timer = self._server.loop.call_later(self._server.limits.linger_quiet, self._check_closing)
+        self._timer = self._server._loop.call_later(self._server.limits.linger_quiet, self._check_closing)
 
     def _check_closing(self) -> None:
         owed = self._transport.get_write_buffer_size()
-        if self._farewell and not self._farewell.is_over(owed, self._server.loop.time(), self._server.stopping):
+        if self._farewell and not self._farewell.is_over(owed, self._server._loop.time(), self._server.stopping):
             self._look_again()
         elif owed:
             self.cut()
@@ -293,8 +316,8 @@ class Connection(asyncio.Protocol):
 
     def _stop_clocks(self) -> None:
         self._cancel_timer()
-        self._server.unfinished.stop(self)
-        self._server.unread.stop(self)
+        self._server._unfinished.stop(self)
+        self._server._unread.stop(self)
 
     def _cancel_timer(self) -> None:
         if self._timer:
@@ -309,24 +332,30 @@ class _ImpatientConnection(Connection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self._server.idle.start(self)
+        if not self._conversation.ended:
+            self._server._idle.start(self)
 
     def data_received(self, data: bytes) -> None:
-        self._server.idle.restart(self)
+        if not self._conversation.ended:
+            self._server._idle.restart(self)
         super().data_received(data)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._server.idle.stop(self)
-        super().connection_lost(exc)
 
     def idle(self) -> None:
         """El plazo ha vencido."""
-        if self._conversation.ended:
-            return
-        if self._transport.is_reading():
-            self.refuse(Idle(self._server.limits.idle_timeout))
-        else:  # es el servidor quien no le lee
-            self._server.idle.start(self)
+        self._server.observer.idle(self._peer)
+        self.dismiss(f"{self._server.limits.idle_timeout:g} s sin recibir nada; se cierra la conexión")
+
+    def _pause_reading(self) -> None:
+        super()._pause_reading()
+        self._server._idle.stop(self)
+
+    def _resume_reading(self) -> None:
+        super()._resume_reading()
+        self._server._idle.restart(self)
+
+    def _stop_clocks(self) -> None:
+        super()._stop_clocks()
+        self._server._idle.stop(self)
 
 
 class _Handshake:
@@ -343,20 +372,20 @@ class _Handshake:
 
     def begun(self, transport: TLSTransport) -> None:
         self._transport = transport
-        if self._server.knows(self):
-            self._server.greeting.start(self)
+        if self._server._knows(self):
+            self._server._greeting.start(self)
         else:  # cortada antes de empezar
             transport.abort()
 
     def succeeded(self) -> Connection:
         self._stop_clocks()
-        return self._server.introduce(self)  # si no cabía, es ahora, ya cifrado, cuando se le dice
+        return self._server._introduce(self)  # si no cabía, es ahora, ya cifrado, cuando se le dice
 
     def failed(self, cause: OSError | None, problem: str = "cut") -> None:
         self._server.observer.handshake_failed(self.peer, tls_error(format_address(*self.peer), cause, problem))
         self._stop_clocks()
         # Lo que tiene para leer por qué, antes de que un RST se lo quite.
-        self._timer = self._server.loop.call_later(self._server.limits.linger, self.cut)
+        self._timer = self._server._loop.call_later(self._server.limits.linger, self.cut)
 
     def late(self) -> None:
         """El saludo no ha acabado a tiempo."""
@@ -365,7 +394,7 @@ class _Handshake:
 
     def gone(self) -> None:
         self._stop_clocks()
-        self._server.forget(self)
+        self._server._forget(self)
 
     def drain(self) -> None:
         """Se detiene el servidor: a quien aún no ha dicho nada no se le debe nada."""
@@ -378,7 +407,7 @@ class _Handshake:
             self._transport.abort()
 
     def _stop_clocks(self) -> None:
-        self._server.greeting.stop(self)
+        self._server._greeting.stop(self)
         if self._timer:
             self._timer.cancel()
             self._timer = None
@@ -426,7 +455,7 @@ class Server:
     trabaja carácter a carácter. ``tls``: con qué cifrar; por defecto, no se cifra.
     """
 
-    loop: asyncio.AbstractEventLoop
+    _loop: asyncio.AbstractEventLoop
 
     def __init__(
         self,
@@ -464,7 +493,8 @@ class Server:
 
     @property
     def addresses(self) -> list[Peer]:
-        """Las direcciones en que escucha: ``[(ip, puerto), ...]``; vacía antes de empezar y después de acabar."""
+        """Las direcciones en que escucha: ``[(ip, puerto), ...]``, o ``[("unix:/ruta", 0)]``; vacía antes de empezar y
+        después de acabar."""
         return [listener.address for listener in self._listeners]
 
     async def start(self) -> None:
@@ -472,7 +502,7 @@ class Server:
 
         Errores: ``UnknownHost``, ``AddressInUse``, ``PortNotAllowed``, ``AddressNotOurs`` o ``NetworkError``.
         """
-        self.use_loop(asyncio.get_running_loop())
+        self._use_loop(asyncio.get_running_loop())
         self.stopping = False
         limits = self.limits
         for sock in open_sockets(self._host, self._port, limits.backlog, limits.keepalive):
@@ -485,29 +515,29 @@ class Server:
         for listener in self._listeners:
             listener.start()
 
-    def use_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _use_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         """El reloj y los temporizadores serán los de ``loop``."""
-        self.loop = loop
-        self.unfinished: Deadlines[Connection] = Deadlines(
+        self._loop = loop
+        self._unfinished: Deadlines[Connection] = Deadlines(
             loop, self.limits.message_timeout, lambda connection, _: connection.message_late()
         )
         """Con un mensaje a medias."""
-        self.unread: Deadlines[Connection] = Deadlines(
+        self._unread: Deadlines[Connection] = Deadlines(
             loop, self.limits.output_timeout, lambda connection, owed: connection.output_late(owed)
         )
         """Con respuestas sin leer."""
-        self.idle: Deadlines[_ImpatientConnection] = Deadlines(
+        self._idle: Deadlines[_ImpatientConnection] = Deadlines(
             loop, self.limits.idle_timeout, lambda connection, _: connection.idle()
         )
         """Calladas; solo se miran si hay plazo."""
-        self.greeting: Deadlines[_Handshake] = Deadlines(
+        self._greeting: Deadlines[_Handshake] = Deadlines(
             loop, self.limits.handshake_timeout, lambda handshake, _: handshake.late()
         )
         """En el saludo de TLS."""
 
-    async def drain(self) -> int:
+    async def drain(self, patience: float | None = None) -> int:
         """Deja de aceptar, entrega lo debido y cierra. Devuelve cuántas conversaciones hubo que cortar porque el
-        cliente no leyó lo suyo en ``limits.drain`` segundos (lo normal: 0)."""
+        cliente no leyó lo suyo en ``patience`` segundos (por defecto, ``limits.drain``; lo normal: 0)."""
         before = self._cut_count
         self.stopping = True
         for listener in self._listeners:
@@ -519,12 +549,12 @@ class Server:
             connection.drain()
         if self._connections:
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._all_gone.wait(), self.limits.drain)
+                await asyncio.wait_for(self._all_gone.wait(), self.limits.drain if patience is None else patience)
         self.cut()
-        self.unfinished.close()
-        self.unread.close()
-        self.idle.close()
-        self.greeting.close()
+        self._unfinished.close()
+        self._unread.close()
+        self._idle.close()
+        self._greeting.close()
         return self._cut_count - before
 
     def cut(self) -> None:
@@ -554,10 +584,8 @@ class Server:
         self._connections[connection] = refusal
         if not refusal:
             self.conversations += 1
-            if self.limits.max_per_address:
-                network = _network(peer)
-                self._from[network] = self._from.get(network, 0) + 1
-        task = self.loop.create_task(self._hand_over(sock, connection))
+            self._count(peer, 1)
+        task = self._loop.create_task(self._hand_over(sock, connection))
         self._handovers.add(task)  # asyncio solo guarda de las tareas una referencia débil
         task.add_done_callback(self._handovers.discard)
 
@@ -568,16 +596,18 @@ class Server:
                 protocol = self._encrypt(self._tls, connection)
             else:
                 protocol = cast(Connection, connection)
-            await self.loop.connect_accepted_socket(lambda: protocol, sock)
-        except OSError:  # el cliente cortó antes de que hubiera con quién hablar
+            await self._loop.connect_accepted_socket(lambda: protocol, sock)
+        except BaseException as error:
             sock.close()
-            self.forget(connection)
+            self._forget(connection)
+            if not isinstance(error, OSError):  # el cliente cortó antes de que hubiera con quién hablar
+                raise
 
     def _why_not(self, peer: Peer) -> Refusal | None:
         if self.conversations >= self._capacity:
             return ServerFull()
         most = self.limits.max_per_address
-        if most and self._from.get(_network(peer), 0) >= most and not peer[0].startswith(UNIX):
+        if most and self._from.get(_network(peer), 0) >= most:
             return AddressFull()
         return None
 
@@ -586,51 +616,59 @@ class Server:
 
     def _encrypt(self, tls: ServerTLS, handshake: _Handshake) -> TLSTransport:
         try:
-            if tls.reread(self.loop.time()):
-                self.observer.certificate_reread(None)
+            if tls.reread(self._loop.time()):
+                self.observer.certificate_reread()
         except BadTLSFile as bad:
-            self.observer.certificate_reread(bad)
-        return TLSTransport(tls.session(), handshake)
+            self.observer.certificate_unusable(bad)
+        return TLSTransport(tls.session(), handshake, handshake.peer)
+
+    def _count(self, peer: Peer, more: int) -> None:
+        network = _network(peer)
+        if self.limits.max_per_address and network is not None:
+            self._from[network] = self._from.get(network, 0) + more
+            if not self._from[network]:
+                del self._from[network]  # la tabla no guarda más direcciones que conversaciones hay
 
     # -- para Connection ------------------------------------------------------------------------------------
 
-    def refusal(self, connection: Connection) -> Refusal | None:
+    def _refusal(self, connection: Connection) -> Refusal | None:
         """Por qué no se atiende a ``connection``, si no se la atiende."""
         return self._connections.get(connection)
 
-    def knows(self, connection: Connection | _Handshake) -> bool:
+    def _knows(self, connection: Connection | _Handshake) -> bool:
         """Si sigue siendo una de las suyas: cortada, ya no lo es."""
         return connection in self._connections
 
-    def introduce(self, handshake: _Handshake) -> Connection:
+    def _introduce(self, handshake: _Handshake) -> Connection:
         """El saludo acabó bien: la conversación ocupa su sitio."""
         connection = self._new_connection(handshake.peer)
         self._connections[connection] = self._connections.pop(handshake)
         return connection
 
-    def count_cut(self) -> None:
+    def _count_cut(self) -> None:
         """Una conversación se cortó con algo por entregar."""
         self._cut_count += 1
 
-    def forget(self, connection: Connection | _Handshake) -> None:
+    def _forget(self, connection: Connection | _Handshake) -> None:
         """Una conexión se cerró."""
         if connection not in self._connections:
             return
         if not self._connections.pop(connection):
             self.conversations -= 1
-            if self.limits.max_per_address:
-                network = _network(connection.peer)
-                self._from[network] -= 1
-                if not self._from[network]:
-                    del self._from[network]  # la tabla no guarda más direcciones que conversaciones hay
+            if isinstance(connection, Connection) and connection.introduced:
+                self.observer.closed(connection.peer)
+            self._count(connection.peer, -1)
         if not self._connections:
             self._all_gone.set()
 
 
-def _network(peer: Peer) -> object:
-    """A quién se cuenta una conversación: su dirección; en IPv6 su red /64, cuyas direcciones son todas de uno."""
+def _network(peer: Peer) -> object | None:
+    """A quién se cuenta una conversación: su dirección; en IPv6 su red /64, cuyas direcciones son de uno. A nadie,
+    si viene de esta misma máquina por un socket de Unix."""
     host, _ = peer
-    if ":" not in host or host.startswith(UNIX):
+    if unix_path(host) is not None:
+        return None
+    if ":" not in host:
         return host
     return socket.inet_pton(socket.AF_INET6, host.partition("%")[0])[:8]
 

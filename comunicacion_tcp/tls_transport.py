@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Protocol, cast
 
+from .addresses import Peer, format_address
 from .errors import Truncated
 from .tls import NotTLS, TLSSession
 
@@ -39,16 +40,28 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
     y un FIN sin él, ``connection_lost(Truncated(...))``.
     """
 
-    __slots__ = ("_cause", "_handshake", "_protocol", "_raw", "_session", "_telling_end", "_throwing_away")
+    __slots__ = (
+        "_cause",
+        "_end_owed",
+        "_handshake",
+        "_peer",
+        "_protocol",
+        "_raw",
+        "_session",
+        "_telling_end",
+        "_throwing_away",
+    )
 
     _raw: asyncio.Transport
 
-    def __init__(self, session: TLSSession, handshake: Handshake) -> None:
+    def __init__(self, session: TLSSession, handshake: Handshake, peer: Peer) -> None:
         self._session = session
+        self._peer = peer
         self._handshake: Handshake | None = handshake  # hasta que acaba
         self._protocol: asyncio.Protocol | None = None  # desde entonces
         self._cause: Exception | None = None
         self._throwing_away = False  # ya no enviaremos más: lo que llegue ni se descifra
+        self._end_owed = False  # llegó un close_notify que la conexión no sabe aún: no lo quiere mientras no lee
         self._telling_end = False  # dentro de un eof_received() debido a un close_notify
 
     # -- lo que avisa el transporte de verdad ---------------------------------------------------------------
@@ -82,9 +95,8 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         if session.failure:
             self._cut(session.failure)
         elif session.peer_closed and not told:
-            self._telling_end = True
-            self._protocol.eof_received()
-            self._telling_end = False
+            self._end_owed = True
+            self._tell_end()
 
     def eof_received(self) -> bool:
         if self._handshake:
@@ -96,7 +108,7 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         elif self._throwing_away and self._protocol:
             self._protocol.eof_received()
         elif not self._session.peer_closed:
-            self._cut(Truncated(_name(self._raw)))
+            self._cut(Truncated(format_address(*self._peer)))
         return True  # es decir: no lo hagas tú, asyncio
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -106,7 +118,9 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
             handshake, self._handshake = self._handshake, None
             handshake.gone()
         elif self._protocol:
-            self._protocol.connection_lost(self._cause or exc)
+            # Soltándola: si no, cada uno retendría al otro, y a OpenSSL, hasta que pasara el recolector.
+            protocol, self._protocol = self._protocol, None
+            protocol.connection_lost(self._cause or exc)
 
     def pause_writing(self) -> None:
         if self._protocol:
@@ -146,6 +160,8 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
 
     def resume_reading(self) -> None:
         self._raw.resume_reading()
+        if self._end_owed:
+            asyncio.get_running_loop().call_soon(self._tell_end)
 
     def is_reading(self) -> bool:
         return self._raw.is_reading()
@@ -170,6 +186,13 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
             self._raw.max_size = size
 
     # -- por dentro -----------------------------------------------------------------------------------------
+
+    def _tell_end(self) -> None:
+        if self._end_owed and self._protocol and not self._throwing_away and self._raw.is_reading():
+            self._end_owed = False
+            self._telling_end = True
+            self._protocol.eof_received()
+            self._telling_end = False
 
     def _flush(self) -> None:
         outgoing = self._session.take_outgoing()
@@ -199,8 +222,3 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         self._throwing_away = True
         self._cause = cause
         self._raw.abort()
-
-
-def _name(transport: asyncio.BaseTransport) -> str:
-    host, port = (transport.get_extra_info("peername") or ("?", 0))[:2]
-    return f"{host}:{port}"

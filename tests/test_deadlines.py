@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from comunicacion_tcp.deadlines import Deadlines
 
 from .support.fakes import FakeLoop
@@ -80,3 +82,38 @@ def test_closed_nothing_expires() -> None:
     deadlines.close()
     loop.advance(100)
     assert not expired
+
+
+def test_one_whose_end_fails_does_not_stop_the_others() -> None:
+    loop: Any = FakeLoop()
+    told: list[str] = []
+
+    def expire(key: str, note: object) -> None:
+        told.append(key)
+        if key == "a":
+            raise MemoryError
+
+    deadlines = Deadlines(loop, 10, expire)
+    deadlines.start("a")
+    deadlines.start("b")
+    with pytest.raises(MemoryError):
+        loop.advance(10)
+    deadlines.start("c")
+    loop.advance(100)
+    assert told == ["a", "b", "c"]
+
+
+def test_after_a_stopped_loop_what_arrived_in_time_is_read_first() -> None:
+    deadlines, loop, expired = running()
+    deadlines.start("a")
+    deadlines.start("b")
+    loop.now += 60  # una máquina suspendida, o un servicio que no volvía
+    loop.turn()
+    assert not expired
+    deadlines.stop("a")  # se leyó lo suyo
+    loop.advance(1)
+    assert [key for _, key, _ in expired] == ["b"]
+    deadlines.start("c")
+    deadlines.stop("c")
+    loop.advance(100)
+    assert len(expired) == 1

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from comunicacion_tcp import errors
-from comunicacion_tcp.errors import format_address
+from comunicacion_tcp.addresses import format_address
 
 
 def test_the_drawn_tree_is_the_real_one() -> None:

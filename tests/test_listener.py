@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -147,6 +148,40 @@ def test_a_unix_socket_that_nobody_serves_any_more_is_replaced(tmp_path: Path) -
     old.close()  # su fichero queda
     (new,) = open_sockets(place, 0, 10)
     new.close()
+
+
+@unix
+@pytest.mark.parametrize("stale", [False, True])
+def test_of_several_at_once_only_one_opens_a_unix_socket(stale: bool, tmp_path: Path) -> None:
+    for attempt in range(30):
+        place = f"unix:{tmp_path}/{attempt}"
+        if stale:
+            open_sockets(place, 0, 10)[0].close()
+        barrier = threading.Barrier(4)
+        opened: list[socket.socket] = []
+        refused: list[type] = []
+
+        def start(place: str = place, barrier: threading.Barrier = barrier, opened=opened, refused=refused) -> None:  # type: ignore[no-untyped-def]
+            barrier.wait(PATIENCE)
+            try:
+                opened.extend(open_sockets(place, 0, 10))
+            except NetworkError as error:
+                refused.append(type(error))
+
+        threads = [threading.Thread(target=start) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for sock in opened:
+            sock.close()
+        assert (len(opened), refused) == (1, [AddressInUse] * 3)
+
+
+def test_a_keepalive_longer_than_the_system_knows() -> None:
+    for sock in open_sockets("127.0.0.1", 0, 10, keepalive=2e9):
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        sock.close()
 
 
 @unix

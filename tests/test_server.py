@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import os
 import socket
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -273,7 +275,7 @@ def test_idle_clients_are_closed_only_if_told() -> None:
     assert wire.state == "abierto"
     loop.advance(1)
     assert wire.written == b"HOLA\n" + "ERROR: 30 s sin recibir nada; se cierra la conexión\n".encode()
-    assert recorder.names == ["accepted", "refused"]
+    assert recorder.names == ["accepted", "idle"]
     _, wire, loop, _ = fake_connection()
     loop.advance(1e6)
     assert wire.state == "abierto"
@@ -288,10 +290,57 @@ def test_who_cannot_write_because_we_do_not_read_is_not_idle() -> None:
     assert wire.state == "abierto"
     wire.owed = 0
     connection.resume_writing()
-    loop.advance(20)
+    loop.advance(29)
+    assert wire.state == "abierto"
+    loop.advance(1)
     assert wire.state == "FIN enviado"
     loop.advance(60)  # ya despedida, nada más vence
     assert wire.written.count(b"ERROR") == 1
+
+
+def test_who_reads_late_what_it_asked_for_is_not_late() -> None:
+    # asyncio avisa de que no se puede escribir más desde dentro de write().
+    connection, wire, loop, _ = fake_connection()
+
+    def congest(data: bytes) -> None:
+        wire.owed = len(data)
+        connection.pause_writing()
+
+    wire.on_write = congest
+    connection.data_received(b"uno\ndos\ntr")
+    loop.advance(50)
+    assert wire.written == b"UNO\nDOS\n"
+    wire.on_write = None
+    wire.owed = 0
+    connection.resume_writing()
+    loop.advance(9)
+    connection.data_received(b"es\n")
+    assert wire.written == b"UNO\nDOS\nTRES\n"
+
+
+def test_a_message_that_turns_out_too_long_gets_no_more_time() -> None:
+    connection, wire, loop, _ = fake_connection(Limits(max_message=16))
+    connection.data_received(b"x\na")
+    loop.advance(9)
+    connection.data_received(b"b" * 30)
+    loop.advance(1)
+    assert wire.written == b"X\nERROR: el mensaje pasa de 16 bytes\n"
+    assert wire.state == "FIN enviado"
+
+
+def test_nobody_is_late_while_it_waits_its_turn() -> None:
+    connection, wire, loop, _ = fake_connection(Limits(messages_per_turn=1, message_timeout=5))
+    connection.data_received(b"\na medias")
+    loop.advance(4)
+    connection.data_received(b"\n" + b"\xff\n" * 3 + b"otro")
+    loop.now += 10  # la máquina, parada
+    loop.turn()
+    loop.turn()
+    assert len([timer for timer in loop.timers if timer.callback == connection._go_on]) <= 1
+    while b"OTRO" not in wire.written and loop.timers:
+        connection.data_received(b"\n")
+        loop.turn()
+    assert "no acabó" not in wire.written.decode()
 
 
 # -- turnos -------------------------------------------------------------------------------------------------
@@ -340,6 +389,37 @@ def test_stopping_answers_first_what_was_waiting_its_turn() -> None:
     assert wire.state == "FIN enviado"
 
 
+def test_cut_with_messages_waiting_their_turn_is_counted() -> None:
+    connection, _, _, recorder = fake_connection(Limits(messages_per_turn=1))
+    connection.data_received(b"\xff\n" * 5)
+    connection.cut()
+    assert recorder.names == ["accepted", "bad_message", "undelivered"]
+
+
+def test_nobody_keeps_the_place_of_one_that_could_not_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    failures: list[object] = []
+
+    async def short_of_memory(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    async def start() -> int:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: failures.append(context["exception"]))
+        async with Server(host="127.0.0.1", port=0, limits=Limits(max_per_address=5)) as server:
+            server._loop = SimpleNamespace(  # type: ignore[assignment]
+                create_task=loop.create_task, connect_accepted_socket=short_of_memory, time=loop.time
+            )
+            with connect(server.addresses[0][1]) as sock:
+                while not await asyncio.to_thread(lambda: receive_all(sock) == b""):
+                    pass
+            gc.collect()
+            await asyncio.sleep(0)
+            return server.conversations + len(server._from)
+
+    assert run_loop(start()) == 0
+    assert [type(failure) for failure in failures] == [MemoryError]
+
+
 def test_one_that_left_while_it_waited_its_turn() -> None:
     connection, wire, loop, _ = fake_connection(Limits(messages_per_turn=1))
     connection.data_received(b"\xff\n" * 5)
@@ -370,8 +450,14 @@ def test_a_unix_socket_is_an_address_like_any_other(tmp_path: Path) -> None:
                 sock.connect(f"{tmp_path}/s")
                 sock.sendall(b"hola\nDESCONEXION\nbasura")
                 assert receive_all(sock) == b"HOLA\n" + BYE + b"\n"
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(PATIENCE)
+            sock.bind(f"{tmp_path}/c")  # el suyo no dice quién es
+            sock.connect(f"{tmp_path}/s")
+            sock.sendall(b"hola\n")
+            assert receive(sock, 5) == b"HOLA\n"
+        assert {peer[0] for _, peer, _ in running.events.events} == {place}
         _, peer, _ = running.events.events[0]
-        assert peer[0] == place
         if hasattr(socket, "SO_PEERCRED"):
             assert peer[1] == os.getpid()
     assert not (tmp_path / "s").exists()
@@ -449,7 +535,7 @@ def test_as_a_context_manager_in_a_running_loop() -> None:
 def test_cut_ends_at_once_without_delivering() -> None:
     with served() as running, connect(running.port) as sock:
         wait_until(lambda: running.server.conversations == 1)
-        running.server.loop.call_soon_threadsafe(running.server.cut)
+        running.server._loop.call_soon_threadsafe(running.server.cut)
         with pytest.raises(ConnectionResetError):
             reset_seen(sock)
 
@@ -471,7 +557,7 @@ def test_cutting_twice_counts_once() -> None:
             running.server.cut()
             running.server.cut()
 
-        running.server.loop.call_soon_threadsafe(cut_twice)
+        running.server._loop.call_soon_threadsafe(cut_twice)
         wait_until(lambda: "undelivered" in running.events.names)
         assert running.drain() == 0
         assert running.events.names.count("undelivered") == 1

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import random
 import shutil
 import socket
 import ssl
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -387,8 +389,45 @@ def test_a_certificate_that_changes_is_used_without_a_restart(
         with encrypted(running.port, certificates.trusting()) as client:
             client.send(b"hola\n")
             assert client.receive(5) == b"HOLA\n"
-        told = [fact for name, _, fact in running.events.events if name == "certificate_reread"]
-        assert told == ["no_certificate", None]
+        told = [(name, fact) for name, _, fact in running.events.events if name.startswith("certificate")]
+        assert told == [("certificate_unusable", "no_certificate"), ("certificate_reread", None)]
+
+
+def test_the_end_waits_for_what_is_owed_before_it(certificates: Certificates) -> None:
+    # Los textos y el aviso de cierre en la misma lectura: los turnos y el tope de lo pendiente valen también así.
+    limits = Limits(messages_per_turn=50, high_water=10_000, message_timeout=PATIENCE)
+    sizes: list[int] = []
+
+    def service(message: str) -> str:
+        (connection,) = running.server._connections
+        sizes.append(connection._transport.get_write_buffer_size())
+        return message * 1000
+
+    with (
+        served(service, tls=ServerTLS(certificates.server), limits=limits) as running,
+        encrypted(running.port, certificates.trusting()) as client,
+    ):
+        client.session.send(b"ab\n" * 4000)
+        client.session.close()
+        client.flush()
+        assert client.receive_all() == (b"ab" * 1000 + b"\n") * 4000
+    assert max(sizes) < 300_000  # 8 MB en total; uvloop escribe al acabar la vuelta
+
+
+def test_a_closed_conversation_is_freed_at_once(certificates: Certificates) -> None:
+    # Sin esperar al recolector, que no sabe lo que ocupa OpenSSL.
+    with ciphered(certificates) as running:
+        gc.disable()
+        try:
+            with encrypted(running.port, certificates.trusting()) as client:
+                client.send(b"hola\n")
+                assert client.receive(5) == b"HOLA\n"
+                (connection,) = running.server._connections
+                seen = weakref.ref(connection._transport._session._tls)  # type: ignore[attr-defined]
+                del connection
+            wait_until(lambda: seen() is None, "que se suelte la sesión")
+        finally:
+            gc.enable()
 
 
 # -- nuestro cliente ------------------------------------------------------------------------------------------

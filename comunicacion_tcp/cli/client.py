@@ -10,6 +10,7 @@ import errno
 import signal
 import sys
 
+from ..addresses import unix_path
 from ..client import Client
 from ..errors import BadTLSFile, ConnectionLost, MessageError, NetworkError
 from ..limits import Limits
@@ -29,7 +30,7 @@ _PROMPT = f"Ingresa un mensaje (o '{GOODBYE}' para salir): "
 _EPILOG = f"""\
 Cada línea de la entrada es un mensaje. Con {GOODBYE}, o al acabar la entrada (Ctrl-D), el cliente se despide.
 Una terminal no deja escribir líneas de más de 4095 bytes: los textos más largos, por una tubería.
-Cada opción con valor puede ir en el entorno: --puerto 7000 es CLIENTE_TCP_PUERTO=7000. La orden manda.
+Cada opción puede ir en el entorno: --puerto 7000 es CLIENTE_TCP_PUERTO=7000. La orden manda.
 
 código de salida:
   {OK:<4} la conversación acabó bien
@@ -46,10 +47,8 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
         prepare_streams()
         parser = _parser(prog)
         options = _options(parser, argv)
-        chosen = chosen_limits(parser, options, CLIENT_LIMITS)
-        if options.espera:
-            chosen |= dict.fromkeys(("connect_timeout", "handshake_timeout", "reply_timeout"), options.espera)
-        limits = Limits(**chosen)  # type: ignore[arg-type]
+        wait = dict.fromkeys(("connect_timeout", "handshake_timeout", "reply_timeout"), options.espera)
+        limits = chosen_limits(parser, options, CLIENT_LIMITS, **(wait if options.espera else {}))
         with Client(options.host, options.puerto, limits=limits, tls=_tls(options)) as client:
             say(f"Conectado al servidor en {escape(client.address)}")
             return _converse(client)
@@ -102,6 +101,8 @@ def _parser(prog: str | None) -> argparse.ArgumentParser:
 
 def _options(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
+    if options.tls and unix_path(options.host) is not None:
+        parser.error("--tls no vale con un socket de Unix, que no sale de la máquina")
     for option in ("tls_ca", "tls_cert", "tls_clave"):
         if getattr(options, option) is not None and not options.tls:
             parser.error(f"--{option.replace('_', '-')} necesita --tls")

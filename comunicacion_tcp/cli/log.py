@@ -132,7 +132,12 @@ class LineHandler(logging.Handler):
 
     def handle(self, record: logging.LogRecord) -> bool:
         # Sin el cerrojo de logging, que es la mitad de lo que cuesta: write ya se deja llamar desde cualquier hilo.
-        self._write(self._format(record))
+        if not self.filter(record):
+            return False
+        try:
+            self._write(self._format(record))
+        except Exception:  # un registro mal hecho, de otro, no es un fallo de quien lo da
+            self._write(f"Registro ilegible de {escape(record.name)}: {escape(str(record.msg))}")
         return True
 
 
@@ -143,18 +148,19 @@ def lines_lost(count: int) -> Event:
 
 
 class Log:
-    """A donde se da cada suceso. ``logger``: quien lo reparte. ``direct``: quien quiere solo la frase, si no hay nadie
-    más escuchando: con un ``LogRecord`` que nadie va a mirar, cada línea costaba el doble (make bench, conectar y
-    despedirse)."""
+    """A donde se da cada suceso. ``logger``: quien lo reparte. ``direct``: quien quiere solo la frase, mientras no haya
+    nadie más escuchando: con un ``LogRecord`` que nadie va a mirar, cada línea costaba el doble (make bench, conectar
+    y despedirse)."""
 
     def __init__(self, logger: logging.Logger, direct: Callable[[str], None] | None = None) -> None:
         self._logger = logger
         self._direct = direct
+        self._heard_by = logging.getLogger().handlers
 
     def tell(self, level: int, event: str, line: str, fields: dict[str, Any]) -> None:
         """Un suceso; los cuatro datos, como en ``Event``."""
         if self._logger.isEnabledFor(level):
-            if self._direct:
+            if self._direct and not self._logger.handlers and len(self._heard_by) == 1:
                 self._direct(escape(line))
             else:
                 self._logger.handle(Event(level, event, line, fields))
@@ -166,10 +172,11 @@ def logging_to(write: Callable[[str], None], formatter: logging.Formatter, level
     handler = LineHandler(formatter, write)
     handler.setLevel(level)
     logger, root = logging.getLogger(NAME), logging.getLogger()
-    alone = type(formatter) is PlainFormatter and not (logger.handlers or root.handlers)
+    level_before = logger.level
     logger.setLevel(level)
     root.addHandler(handler)  # en la raíz: si asyncio se queja de algo, tampoco eso espera a una salida de errores
     try:
-        yield Log(logger, write if alone else None)
+        yield Log(logger, write if type(formatter) is PlainFormatter else None)
     finally:
         root.removeHandler(handler)
+        logger.setLevel(level_before)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 
 from .. import __version__
-from ..errors import UNIX
+from ..addresses import unix_host, unix_path
 
 TYPE_CHECKING = False  # como la de typing, sin pagar su importación
 if TYPE_CHECKING:
@@ -27,11 +27,15 @@ _ERRORS = (
 )
 
 
+_SWITCHES = {"1": True, "0": False}
+
+
 class SpanishParser(argparse.ArgumentParser):
     """Un ``ArgumentParser`` que ayuda y se queja en español. Un error de uso acaba el programa con código 2.
 
-    Cada opción con valor se puede dar también en el entorno: si ``variables`` es ``"SERVIDOR_TCP_"``, ``--puerto`` es
-    ``SERVIDOR_TCP_PUERTO``. La orden manda sobre el entorno; una variable vacía es como si no estuviera.
+    Cada opción se puede dar también en el entorno: si ``variables`` es ``"SERVIDOR_TCP_"``, ``--puerto`` es
+    ``SERVIDOR_TCP_PUERTO``; una que no lleva valor, con un 1. La orden manda sobre el entorno; una variable vacía es
+    como si no estuviera.
     """
 
     _width = 80  # hasta que haya algo que enseñar; sin él, argparse carga shutil ya al declarar la primera opción
@@ -57,18 +61,31 @@ class SpanishParser(argparse.ArgumentParser):
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]  # como en argparse
         given = argparse.Namespace() if namespace is None else namespace
-        for action in self._actions:
-            name = self._variable(action)
-            if text := os.environ.get(name) if name else "":
-                try:
-                    setattr(given, action.dest, self._get_values(action, [text]))
-                except argparse.ArgumentError as error:
-                    self.error(f"{name} {error.message}")
-        return super().parse_known_args(args, given)
+        untouched = {action.dest: action for action in self._actions if os.environ.get(self._variable(action))}
+        for dest, action in untouched.items():
+            setattr(given, dest, action)  # una marca: la orden manda, y --help no mira el entorno
+        result = super().parse_known_args(args, given)
+        for dest, action in untouched.items():
+            if getattr(given, dest) is action:
+                setattr(given, dest, self._from_environment(action))
+        return result
+
+    def _from_environment(self, action: argparse.Action) -> object:
+        name = self._variable(action)
+        text = os.environ[name]
+        if action.nargs == 0:
+            if text not in _SWITCHES:
+                self.error(f"{name} debe ser 1 o 0, no {text!r}")
+            return _SWITCHES[text]
+        convert = action.type if callable(action.type) else str
+        try:
+            return convert(text)
+        except argparse.ArgumentTypeError as error:
+            self.error(f"{name} {error}")
 
     def _variable(self, action: argparse.Action) -> str:
-        """El nombre en el entorno de una opción, si lleva valor."""
-        if not action.option_strings or action.nargs is not None:
+        """El nombre en el entorno de una opción; vacío si no es de las que se pueden dar así (``--help``)."""
+        if not action.option_strings or action.default is argparse.SUPPRESS:
             return ""
         return self._variables + action.option_strings[-1].lstrip("-").replace("-", "_").upper()
 
@@ -127,6 +144,6 @@ def file_name(text: str) -> str:
 def host_name(text: str) -> str:
     """El tipo de una opción que es una máquina: cualquier texto que pueda ser un nombre, una dirección o la ruta de un
     socket de Unix."""
-    if not text.removeprefix(UNIX) or "\x00" in text:
-        raise argparse.ArgumentTypeError(f"debe ser un nombre, una dirección o {UNIX}RUTA")
+    if not text or unix_path(text) == "" or "\x00" in text:
+        raise argparse.ArgumentTypeError(f"debe ser un nombre, una dirección o {unix_host('RUTA')}")
     return text

@@ -11,8 +11,9 @@ from functools import partial
 from logging import ERROR, INFO, WARNING
 from typing import Any
 
+from ..addresses import Peer
 from ..errors import BadMessage, BadTLSFile, Refusal, ServiceFailed, TLSFailed
-from ..server import Observer, Peer
+from ..server import Observer
 from .log import Log
 from .sentences import bad_tls_file, handshake_failed, reason
 
@@ -78,6 +79,10 @@ class Reporter(Observer):
         line = f"Conexión rechazada de {peer}: {why}."
         self._tell_some(WARNING, "refused", line, {"peer": peer, "cause": why})
 
+    def idle(self, peer: Peer) -> None:
+        line = f"El cliente {peer} lleva demasiado callado. Cerrando la conexión."
+        self._tell_some(INFO, "idle", line, {"peer": peer})
+
     def bad_message(self, peer: Peer, bad: BadMessage) -> None:
         cause = bad.__cause__ if isinstance(bad, ServiceFailed) else None
         detail = f" ({type(cause).__name__}: {cause})" if cause else ""
@@ -102,13 +107,13 @@ class Reporter(Observer):
         line = f"Un saludo TLS de {peer} no se completó: {handshake_failed(cause)}."
         self._tell_some(WARNING, "handshake_failed", line, {"peer": peer, "cause": cause})
 
-    def certificate_reread(self, bad: BadTLSFile | None) -> None:
-        if bad:
-            line = f"Se sigue con el certificado de antes. {bad_tls_file(bad)}"
-            self._tell(ERROR, "certificate_reread", line, {"cause": bad})
-        else:
-            line = "Certificado leído otra vez: las conexiones nuevas usan el nuevo."
-            self._tell(INFO, "certificate_reread", line, {})
+    def certificate_reread(self) -> None:
+        line = "Certificado leído otra vez: las conexiones nuevas usan el nuevo."
+        self._tell(INFO, "certificate_reread", line, {})
+
+    def certificate_unusable(self, bad: BadTLSFile) -> None:
+        line = f"Se sigue con el certificado de antes. {bad_tls_file(bad)}"
+        self._tell(ERROR, "certificate_unusable", line, {"cause": bad})
 
     # -- lo que cuenta asyncio ------------------------------------------------------------------------------
 

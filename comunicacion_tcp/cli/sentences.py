@@ -9,8 +9,8 @@ import errno
 import os
 import sys
 
+from ..addresses import unix_path
 from ..errors import (
-    UNIX,
     AddressInUse,
     AddressNotOurs,
     BadTLSFile,
@@ -42,7 +42,7 @@ _REASONS = {
     errno.ENOBUFS: "el sistema no tiene memoria para más conexiones",
     errno.ENOMEM: "el sistema no tiene memoria para más conexiones",
     errno.ENOSPC: "no queda espacio en el disco",
-    errno.ENOENT: "esa carpeta no existe",
+    errno.ENOENT: "ese fichero no existe",
     errno.ENOTDIR: "parte de la ruta no es una carpeta",
     errno.ENAMETOOLONG: "la ruta es demasiado larga",
 }
@@ -110,7 +110,7 @@ def reason(cause: BaseException | None) -> str:
 def listening_failed(error: NetworkError) -> str:
     """Por qué el servidor no pudo empezar a escuchar."""
     where = escape(error.address)
-    if where.startswith(UNIX):
+    if unix_path(where) is not None:
         return _unix_failed(where, error)
     if isinstance(error, AddressInUse):
         if sys.platform == "darwin" and where.endswith(":5000"):
@@ -135,7 +135,9 @@ def _unix_failed(where: str, error: NetworkError) -> str:
         return f"{where} ya está ocupado: otro programa escucha ahí, o es otro fichero. Elige otra ruta en --host."
     if isinstance(error, PortNotAllowed):
         return f"El sistema no permite crear {where}. Elige en --host una ruta donde puedas escribir."
-    return f"No se puede escuchar en {where}: {reason(error.cause)}. Elige otra ruta en --host."
+    missing = isinstance(error.cause, FileNotFoundError)
+    why = "esa carpeta no existe" if missing else reason(error.cause)
+    return f"No se puede escuchar en {where}: {why}. Elige otra ruta en --host."
 
 
 def handshake_failed(error: TLSFailed) -> str:
@@ -160,7 +162,7 @@ def bad_tls_file(error: BadTLSFile) -> str:
 def conversation_failed(error: NetworkError) -> str:
     """Por qué el cliente no pudo empezar o seguir la conversación."""
     where = escape(error.address)
-    if isinstance(error, ServerNotRunning) and where.startswith(UNIX):
+    if isinstance(error, ServerNotRunning) and unix_path(where) is not None:
         return f"No hay ningún servidor en {where}. Arráncalo con el mismo --host, o revisa la ruta."
     if isinstance(error, ServerNotRunning):
         return (

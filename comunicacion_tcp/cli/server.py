@@ -14,10 +14,11 @@ import signal
 import sys
 from collections.abc import Callable
 
+from ..addresses import Peer, format_address, unix_path
 from ..descriptors import raise_limit
-from ..errors import UNIX, BadTLSFile, NetworkError, format_address
+from ..errors import BadTLSFile, NetworkError
 from ..limits import Limits
-from ..server import Peer, Server
+from ..server import Server
 from ..tls import ServerTLS
 from .log import FORMATS, LEVELS, Log, lines_lost, logging_to
 from .output import Output, sink_of
@@ -39,7 +40,7 @@ _OWN_DESCRIPTORS = 64  # los tres de siempre, los del bucle, los que escuchan; d
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _EPILOG = f"""\
 Ctrl-C o SIGTERM lo detienen: deja de aceptar, entrega lo debido y termina. La segunda vez, corta ya.
-Cada opción con valor puede ir en el entorno: --puerto 7000 es SERVIDOR_TCP_PUERTO=7000. La orden manda.
+Cada opción puede ir en el entorno: --puerto 7000 es SERVIDOR_TCP_PUERTO=7000. La orden manda.
 
 código de salida:
   {OK:<4} se detuvo porque se le pidió
@@ -56,8 +57,7 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
         prepare_streams()
         parser = _parser(prog)
         options = _options(parser, argv)
-        limits = Limits(**chosen_limits(parser, options, SERVER_LIMITS))  # type: ignore[arg-type]
-        return _run(options, limits)
+        return _run(options, chosen_limits(parser, options, SERVER_LIMITS))
     except KeyboardInterrupt:  # antes de atender señales: aún no había nada que entregar
         return OK
     finally:
@@ -130,10 +130,15 @@ async def _serve(options: argparse.Namespace, limits: Limits, log: Log, output: 
     server = Server(host=options.host, port=options.puerto, limits=limits, observer=reporter, tls=tls)
     stop = asyncio.Event()
 
+    hurry = False
+    draining = False
+
     def on_signal() -> None:
-        if stop.is_set():
-            server.cut()
+        nonlocal hurry
+        hurry = stop.is_set()
         stop.set()
+        if draining:
+            server.cut()
 
     _handle_signals(loop, on_signal)
     try:
@@ -152,7 +157,8 @@ async def _serve(options: argparse.Namespace, limits: Limits, log: Log, output: 
     if is_terminal(sys.stdout):
         output.write("")  # detrás de «^C»
     reporter.stopping(server.conversations)
-    cut = await server.drain()
+    draining = True
+    cut = await server.drain(0 if hurry else None)
     _ignore_signals(loop)
     reporter.stopped(cut)
     return FAILED if cut else OK
@@ -160,7 +166,7 @@ async def _serve(options: argparse.Namespace, limits: Limits, log: Log, output: 
 
 def _is_local(address: Peer) -> bool:
     host, _ = address
-    return host.startswith(UNIX) or ipaddress.ip_address(host).is_loopback
+    return unix_path(host) is not None or ipaddress.ip_address(host).is_loopback
 
 
 def _handle_signals(loop: asyncio.AbstractEventLoop, handler: Callable[[], None]) -> None:

@@ -10,6 +10,10 @@ from collections.abc import Callable
 
 from ..limits import LARGEST, OPTIONAL, Limits
 
+TYPE_CHECKING = False  # como la de typing, sin pagar su importación
+if TYPE_CHECKING:
+    from typing import Any
+
 # campo de Limits → opción y lo que dice de ella la ayuda
 SERVER_LIMITS = {
     "max_message": ("--max-mensaje", "bytes de un mensaje"),
@@ -29,7 +33,7 @@ SERVER_LIMITS = {
     "keepalive": ("--keepalive", "sin noticias de una máquina hasta preguntarle; 0, nunca"),
     "linger": ("--plazo-cierre", "callado un cliente tras la despedida, hasta cerrar"),
     "linger_quiet": ("--calma-cierre", "lo mismo, al detener el servidor"),
-    "drain": ("--plazo-parada", "para entregar lo debido al detener el servidor"),
+    "drain": ("--plazo-parada", "para entregar lo debido, al despedirse o al detener el servidor"),
 }
 CLIENT_LIMITS = {
     "reply_silence": ("--silencio", "callado el servidor, hasta dar por entera una respuesta sin fin de línea"),
@@ -56,18 +60,20 @@ def add_limits(parser: argparse.ArgumentParser, limits: dict[str, tuple[str, str
 
 
 def chosen_limits(
-    parser: argparse.ArgumentParser, options: argparse.Namespace, limits: dict[str, tuple[str, str]]
-) -> dict[str, float]:
-    """Los límites elegidos, para ``Limits(**...)``. Si no son posibles, se dice y acaba el programa, con código 2."""
-    chosen: dict[str, float] = {field: getattr(options, field) for field in limits}
+    parser: argparse.ArgumentParser,
+    options: argparse.Namespace,
+    limits: dict[str, tuple[str, str]],
+    **others: float,
+) -> Limits:
+    """Los límites elegidos en las opciones, y ``others``. Si no son posibles, se dice y acaba el programa, con un 2."""
+    chosen: dict[str, Any] = {field: getattr(options, field) for field in limits}
     try:
-        Limits(**chosen)  # type: ignore[arg-type]
+        return Limits(**chosen, **others)  # type: ignore[arg-type]
     except ValueError as error:
         message = str(error)
         for field, (option, _) in limits.items():
             message = message.replace(field, option)
         parser.error(message)
-    return chosen
 
 
 def _number(text: str) -> int:

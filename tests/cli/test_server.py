@@ -44,23 +44,24 @@ def test_a_signal_delivers_what_is_owed_and_ends_well(number: signal.Signals) ->
         assert server.errors == ""
 
 
-# El servidor de siempre, con todo el tiempo del mundo para entregar: si una segunda señal no lo acaba, nada lo hace.
-_PATIENT = """
-import sys
-from comunicacion_tcp import server
-from comunicacion_tcp.limits import Limits
-server.Server.__init__.__kwdefaults__["limits"] = Limits(drain=3600)
-from comunicacion_tcp.cli.server import main
-sys.exit(main(["--puerto", "0"]))
-"""
-
-
 def test_the_second_signal_ends_at_once() -> None:
-    with Program([sys.executable, "-c", _PATIENT]) as server, connect(server.port) as sock:
+    # Con todo el tiempo del mundo para entregar: si una segunda señal no lo acaba, nada lo hace.
+    with running_server("--plazo-parada", "3600") as (server, port), connect(port) as sock:
         fill(sock)
         server.signal(signal.SIGTERM)
         server.wait_for("Deteniendo el servidor")
         server.signal(signal.SIGTERM)
+        assert server.wait() == 1
+        assert "Servidor detenido con 1 conexión sin entregar todo." in server.output
+
+
+def test_two_signals_together_are_told_the_truth() -> None:
+    with running_server("--plazo-parada", "3600") as (server, port), connect(port) as sock:
+        fill(sock)
+        server.signal(signal.SIGSTOP)
+        server.signal(signal.SIGTERM)
+        server.signal(signal.SIGINT)
+        server.signal(signal.SIGCONT)
         assert server.wait() == 1
         assert "Servidor detenido con 1 conexión sin entregar todo." in server.output
 

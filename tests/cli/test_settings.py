@@ -11,8 +11,8 @@ from comunicacion_tcp.limits import DEFAULT_LIMITS, Limits
 from ..support.programs import CLIENT, SERVER, fails, run, running_server
 from ..support.sockets import connect, receive_all
 
-# Estos dos los pone la opción --espera del cliente.
-BY_WAIT = {"connect_timeout", "reply_timeout"}
+# Los pone la opción --espera del cliente.
+BY_WAIT = {"connect_timeout", "handshake_timeout", "reply_timeout"}
 
 
 def chosen(*arguments: str) -> Limits:
@@ -20,7 +20,7 @@ def chosen(*arguments: str) -> Limits:
     parser = SpanishParser("prueba", "", "", "PRUEBA_TCP_")
     add_limits(parser, SERVER_LIMITS)
     options = parser.parse_args(arguments)
-    return Limits(**chosen_limits(parser, options, SERVER_LIMITS))  # type: ignore[arg-type]
+    return chosen_limits(parser, options, SERVER_LIMITS)
 
 
 def test_every_limit_has_its_option() -> None:
@@ -90,6 +90,18 @@ def test_the_real_server_obeys() -> None:
         )
 
 
-def test_options_without_a_value_have_no_variable() -> None:
+def test_options_without_a_value_are_set_with_a_1() -> None:
+    for text, word in (("1", "ese fichero no existe"), ("0", "necesita --tls")):
+        variables = {"CLIENTE_TCP_TLS": text, "CLIENTE_TCP_TLS_CA": "/no/existe", "CLIENTE_TCP_PUERTO": "1"}
+        done = run(CLIENT, env=variables)
+        assert word in done.stderr.decode()
+    fails(run(CLIENT, env={"CLIENTE_TCP_TLS": "sí"}), 2, "CLIENTE_TCP_TLS debe ser 1 o 0")
     parser = SpanishParser("prueba", "", "", "PRUEBA_TCP_")
     assert [parser._variable(action) for action in parser._actions] == ["", ""]  # --help y --version
+
+
+def test_a_wrong_variable_does_not_hide_the_help_nor_an_option() -> None:
+    wrong = {"SERVIDOR_TCP_COLA": "x"}
+    assert "uso:" in run([*SERVER, "--help"], env=wrong).stdout.decode()
+    with running_server("--cola", "5", env=wrong):
+        pass

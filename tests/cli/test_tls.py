@@ -152,6 +152,10 @@ def test_options_that_do_not_fit(program: list[str], options: list[str], word: s
     fails(run([*program, *options]), 2, word)
 
 
+def test_a_unix_socket_has_no_name_to_check() -> None:
+    fails(run([*CLIENT, "--host", "unix:s", "--tls"]), 2, "--tls no vale con un socket de Unix")
+
+
 def test_the_client_needs_the_certificate_of_a_key() -> None:
     fails(run([*CLIENT, "--tls", "--tls-clave", "k.pem"]), 2, "--tls-clave necesita --tls-cert")
 
@@ -161,7 +165,7 @@ def test_files_that_are_no_good_are_sentences(certificates: Certificates, tmp_pa
     missing = str(tmp_path / "no-existe.pem")
     junk = certificates.write("basura-cli.pem", b"hola\n")
     for options, words in (
-        (["--tls-cert", missing], ["No se puede leer", missing, "no existe"]),
+        (["--tls-cert", missing], ["No se puede leer", missing, "ese fichero no existe"]),
         (["--tls-cert", str(tmp_path)], ["No se puede leer", "es una carpeta"]),
         (["--tls-cert", junk, "--tls-clave", key], ["--tls-cert no sirve", "no es un certificado"]),
         (["--tls-cert", cert], ["no lleva una clave", "--tls-clave"]),

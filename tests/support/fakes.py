@@ -77,6 +77,7 @@ class FakeTransport:
         self.high = -1
         self.reading = True
         self.state = "abierto"
+        self.on_write: Callable[[bytes], None] | None = None
         self.write_eof_error: OSError | None = None
 
     def set_write_buffer_limits(self, high: int) -> None:
@@ -91,6 +92,8 @@ class FakeTransport:
         """Apunta lo escrito."""
         assert self.state == "abierto"
         self.written += data
+        if self.on_write:
+            self.on_write(data)
 
     def write_eof(self) -> None:
         """El FIN, o el error que la prueba quiera."""
@@ -131,7 +134,7 @@ def fake_connection(
     recorder = Recorder()
     server = Server(limits=limits or Limits(), observer=recorder)
     loop: Any = FakeLoop()
-    server.use_loop(loop)
+    server._use_loop(loop)
     kind = _ImpatientConnection if server.limits.idle_timeout else Connection
     connection = kind(server, ("192.0.2.7", 4000))
     wire: Any = transport or FakeTransport()

@@ -22,6 +22,7 @@ class Recorder(Observer):
 
     def __init__(self) -> None:
         self.events: list[tuple[str, Peer, object]] = []
+        self.gone: list[Peer] = []  # los de ``closed``
 
     @property
     def names(self) -> list[str]:
@@ -52,8 +53,17 @@ class Recorder(Observer):
     def handshake_failed(self, peer: Peer, cause: TLSFailed) -> None:
         self.events.append(("handshake_failed", peer, cause.problem))
 
-    def certificate_reread(self, bad: BadTLSFile | None) -> None:
-        self.events.append(("certificate_reread", ("", 0), bad and bad.problem))
+    def idle(self, peer: Peer) -> None:
+        self.events.append(("idle", peer, None))
+
+    def closed(self, peer: Peer) -> None:
+        self.gone.append(peer)
+
+    def certificate_reread(self) -> None:
+        self.events.append(("certificate_reread", ("", 0), None))
+
+    def certificate_unusable(self, bad: BadTLSFile) -> None:
+        self.events.append(("certificate_unusable", ("", 0), bad.problem))
 
 
 class Served:
@@ -105,3 +115,7 @@ def served(
         running.stop()
     assert not running.failures
     assert running.server.conversations == 0
+    # Cada conversación que empezó acabó, y una sola vez; nadie se quedó con su sitio.
+    assert sorted(running.events.gone) == sorted(peer for name, peer, _ in running.events.events if name == "accepted")
+    assert not running.server._connections
+    assert not running.server._from
