@@ -193,16 +193,15 @@ class Connection(asyncio.Protocol):
     def cut(self) -> None:
         """Se corta ya, con lo que quede sin entregar."""
         self._stop_clocks()
-        # Desde ya, y no cuando asyncio lo confirme: cortada dos veces se contaría dos.
-        self._server._forget(self)
-        unanswered = self._conversation.busy
-        self._conversation.ended = True
-        if not self.introduced:
-            return  # aún no ha empezado: ya no lo hará
-        if unanswered or self._transport.get_write_buffer_size():
+        owed = self._conversation.busy or (self.introduced and self._transport.get_write_buffer_size())
+        if owed:
             self._server._count_cut()
             self._server.observer.undelivered(self._peer)
-        self._transport.abort()
+        self._conversation.ended = True
+        # Desde ya, y no cuando asyncio lo confirme: cortada dos veces se contaría dos.
+        self._server._forget(self)
+        if self.introduced:  # si no ha empezado, ya no lo hará
+            self._transport.abort()
 
     def dismiss(self, why: str) -> None:
         """Se le dice por qué no se la atiende, o no más, y se cierra."""
@@ -623,8 +622,7 @@ class Server:
         return TLSTransport(tls.session(), handshake, handshake.peer)
 
     def _count(self, peer: Peer, more: int) -> None:
-        network = _network(peer)
-        if self.limits.max_per_address and network is not None:
+        if self.limits.max_per_address and (network := _network(peer)) is not None:
             self._from[network] = self._from.get(network, 0) + more
             if not self._from[network]:
                 del self._from[network]  # la tabla no guarda más direcciones que conversaciones hay
