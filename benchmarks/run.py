@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from . import report
 from .results import ClientCost, Results, Sample
@@ -80,6 +81,14 @@ def environment() -> dict[str, str]:
     """El entorno de una persona que ejecuta algo por segunda vez: nada que cambie cómo escribe o compila Python, y así
     los .pyc ya están escritos, ni los límites del servidor."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "SERVIDOR_TCP_"))}
+
+
+def end(*_: object) -> NoReturn:
+    """Al llegar SIGTERM: acaba sin dejar nada en marcha, ni un hijo recién nacido del que nadie sepa aún su número."""
+    for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(child), signal.SIGKILL)
+    sys.exit(1)
 
 
 @contextlib.contextmanager
@@ -261,7 +270,7 @@ def main() -> int:
         print("Hacen falta dos procesadores: uno para el servidor y otro para el generador.", file=sys.stderr)
         return 1
     cpus = (available[0], available[1])
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # que tampoco así quede un servidor en marcha
+    signal.signal(signal.SIGTERM, end)
     with tempfile.TemporaryDirectory() as name:
         everyone = competitors(Path(name))
         chosen = [server for server in everyone if server is everyone[0] or options.servidores in server.name]

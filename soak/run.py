@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.report import processor, replace_between, table
+from benchmarks.run import end
 
 from . import server
 from .oracle import WrongReply
@@ -70,7 +71,7 @@ def main() -> int:
         print("La medida mira el servidor por /proc: solo funciona en Linux.", file=sys.stderr)
         return 1
     server.choose_loop(options.bucle)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # que tampoco así quede un proceso en marcha
+    signal.signal(signal.SIGTERM, end)
     print(conditions(), flush=True)
     rows, good = [], True
     for scenario in SCENARIOS:
