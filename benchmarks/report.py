@@ -133,9 +133,9 @@ def replace_between(path: Path, text: str, command: str = "make bench") -> None:
     path.write_text(f"{before}{start}\n{text.strip()}\n\n{end}{after}", encoding="utf-8")
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Una tabla en Markdown."""
-    lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], align: str = "--:") -> str:
+    """Una tabla en Markdown. ``align``: a qué lado van las columnas menos la primera; las de números, a la derecha."""
+    lines = [head, ["---", *[align] * (len(head) - 1)], *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

@@ -50,7 +50,7 @@ def conditions() -> str:
 
 def write_docs(rows: Sequence[Sequence[str]]) -> None:
     """Escribe la tabla en la página, entre sus marcas."""
-    replace_between(PAGE, f"{conditions()} Lo mide `make soak`.\n\n{table(_HEAD, rows)}", "make soak")
+    replace_between(PAGE, f"{conditions()} Lo mide `make soak`.\n\n{table(_HEAD, rows, '---')}", "make soak")
 
 
 def main() -> int:
