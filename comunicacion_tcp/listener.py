@@ -12,6 +12,7 @@ import os
 import socket
 import stat
 import struct
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -38,6 +39,7 @@ _GONE = {
     *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH),
 }
 _LONGEST_QUIET = 32767  # segundos: lo más que admite Linux (tcp(7), MAX_TCP_KEEPIDLE)
+_LOCK_ATTEMPTS, _LOCK_PAUSE = 100, 0.01  # segundos: un servidor lo suelta en menos de 1 ms; quien no, no nos detiene
 _PROBES = 6  # preguntas sin respuesta antes de dar a alguien por perdido: tres perdidas por la red no bastan
 
 
@@ -198,7 +200,14 @@ def _alone_in(folder: str) -> Iterator[None]:
         yield
         return
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        for _ in range(_LOCK_ATTEMPTS):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(_LOCK_PAUSE)
+            except OSError:  # hay sistemas de ficheros sin cerrojos
+                break
         yield
     finally:
         os.close(lock)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 import threading
 from collections.abc import Callable
@@ -176,6 +177,19 @@ def test_of_several_at_once_only_one_opens_a_unix_socket(stale: bool, tmp_path: 
         for sock in opened:
             sock.close()
         assert (len(opened), refused) == (1, [AddressInUse] * 3)
+
+
+@unix
+def test_a_folder_locked_by_another_program_does_not_stop_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl
+
+    monkeypatch.setattr(module, "_LOCK_PAUSE", 0)
+    folder = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        open_sockets(f"unix:{tmp_path}/s", 0, 10)[0].close()
+    finally:
+        os.close(folder)
 
 
 def test_a_keepalive_longer_than_the_system_knows() -> None:

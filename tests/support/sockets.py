@@ -38,7 +38,7 @@ def fill(sock: socket.socket, data: bytes = b"x" * 65535 + b"\n") -> None:
     """Envía ``data`` una y otra vez, sin leer, hasta que ni esperando un poco se puede más: no le leen."""
     sock.setblocking(False)
     quiet = 0
-    while quiet < 20:
+    while quiet < 50:
         try:
             sock.send(data)
             quiet = 0
