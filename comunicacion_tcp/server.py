@@ -152,11 +152,9 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         if not self._conversation.ended:
             reply = self._conversation.receive_eof()
-            if reply:
-                self._transport.write(reply)
             if not self._conversation.said_goodbye:
                 self._server.observer.left(self._peer)
-            self._look_after(reply)
+            self._answer(reply)
         self._transport.close()  # no queda nada por leer: cerrar entrega lo pendiente y no pierde nada
         return True  # es decir: no lo hagas tú, asyncio
 
@@ -185,10 +183,8 @@ class Connection(asyncio.Protocol):
         if self._conversation.ended or self._conversation.busy:
             return  # ocupada: lo hará al acabar
         reply = self._conversation.receive_silence()
-        if reply:
-            self._transport.write(reply)
         self._conversation.ended = True
-        self._look_after(reply)
+        self._answer(reply)
 
     def cut(self) -> None:
         """Se corta ya, con lo que quede sin entregar."""
@@ -213,8 +209,7 @@ class Connection(asyncio.Protocol):
         """El mensaje a medias no ha llegado a tiempo."""
         reply = self._conversation.receive_deadline()
         if reply:
-            self._transport.write(reply)
-            self._look_after(reply)
+            self._answer(reply)
 
     def output_late(self, owed: object) -> None:
         """No ha leído a tiempo todo lo que se le debe. ``owed``: los bytes que eran."""
@@ -225,6 +220,11 @@ class Connection(asyncio.Protocol):
             self._server._unread.start(self, left)
 
     # -- por dentro -----------------------------------------------------------------------------------------
+
+    def _answer(self, reply: bytes) -> None:
+        if reply:
+            self._transport.write(reply)
+        self._look_after(reply)
 
     def _look_after(self, reply: bytes) -> None:
         """Tras algo que no fue solo recibir mensajes enteros y responderlos. ``reply``: lo recién respondido."""
@@ -282,10 +282,7 @@ class Connection(asyncio.Protocol):
     def _silence(self) -> None:
         if not self._conversation.awaiting_silence or not self._transport.is_reading():
             return  # sin leer no se sabe si calla: se empezará a contar al leer de nuevo
-        reply = self._conversation.receive_silence()
-        if reply:
-            self._transport.write(reply)
-        self._look_after(reply)
+        self._answer(self._conversation.receive_silence())
 
     def _finish(self) -> None:
         """Entrega lo que falte y nuestro FIN, y se queda leyendo y tirando hasta que sea seguro cerrar."""

@@ -15,7 +15,7 @@ from ..client import Client
 from ..errors import BadTLSFile, ConnectionLost, MessageError, NetworkError
 from ..limits import Limits
 from ..protocol import GOODBYE
-from .parser import SpanishParser, file_name, host_name, port_number
+from .parser import SpanishParser, host_name, port_number
 from .sentences import bad_tls_file, conversation_failed, reason
 from .settings import CLIENT_LIMITS, add_limits, chosen_limits, seconds
 from .terminal import answer_interrupts, close_output, complain, escape, is_terminal, prepare_streams, say
@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
         close_output()
 
 
-def _parser(prog: str | None) -> argparse.ArgumentParser:
+def _parser(prog: str | None) -> SpanishParser:
     defaults = Limits()
     parser = SpanishParser(prog, "Cliente de mensajes por TCP.", _EPILOG, "CLIENTE_TCP_")
     parser.add_argument(
@@ -89,25 +89,23 @@ def _parser(prog: str | None) -> argparse.ArgumentParser:
         f"({defaults.connect_timeout:g} y {defaults.reply_timeout:g})",
     )
     parser.add_argument("--tls", action="store_true", help="cifra la conversación y comprueba quién es el servidor")
-    for option, text in (
-        ("--tls-ca", "certificados en que confiar (los del sistema)"),
-        ("--tls-cert", "certificado de este cliente, si el servidor lo pide"),
-        ("--tls-clave", "su clave, si no está en el mismo fichero"),
-    ):
-        parser.add_argument(option, type=file_name, metavar="FICHERO", help=text)
+    parser.add_files(
+        {
+            "--tls-ca": "certificados en que confiar (los del sistema)",
+            "--tls-cert": "certificado de este cliente, si el servidor lo pide",
+            "--tls-clave": "su clave, si no está en el mismo fichero",
+        }
+    )
     add_limits(parser, CLIENT_LIMITS)
     return parser
 
 
-def _options(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
+def _options(parser: SpanishParser, argv: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.tls and unix_path(options.host) is not None:
         parser.error("--tls no vale con un socket de Unix, que no sale de la máquina")
-    for option in ("tls_ca", "tls_cert", "tls_clave"):
-        if getattr(options, option) is not None and not options.tls:
-            parser.error(f"--{option.replace('_', '-')} necesita --tls")
-    if options.tls_clave is not None and options.tls_cert is None:
-        parser.error("--tls-clave necesita --tls-cert")
+    parser.require(options, "--tls", "--tls-ca", "--tls-cert", "--tls-clave")
+    parser.require(options, "--tls-cert", "--tls-clave")
     return options
 
 

@@ -59,6 +59,18 @@ class SpanishParser(argparse.ArgumentParser):
             help="muestra la versión y termina",
         )
 
+    def add_files(self, texts: dict[str, str]) -> None:
+        """Añade opciones que son un fichero: opción → lo que dice de ella la ayuda."""
+        for option, text in texts.items():
+            self.add_argument(option, type=file_name, metavar="FICHERO", help=text)
+
+    def require(self, options: argparse.Namespace, needed: str, *others: str) -> None:
+        """Si se dio alguna de las opciones ``others`` sin ``needed``, que les hace falta, se dice y se acaba."""
+        missing = getattr(options, needed.lstrip("-").replace("-", "_")) in (None, False)
+        for other in others:
+            if missing and getattr(options, other.lstrip("-").replace("-", "_")) is not None:
+                self.error(f"{other} necesita {needed}")
+
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]  # como en argparse
         given = argparse.Namespace() if namespace is None else namespace
         untouched = {action.dest: action for action in self._actions if os.environ.get(self._variable(action))}

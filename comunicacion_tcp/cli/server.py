@@ -22,7 +22,7 @@ from ..server import Server
 from ..tls import ServerTLS
 from .log import FORMATS, LEVELS, Log, lines_lost, logging_to
 from .output import Output, sink_of
-from .parser import SpanishParser, file_name, host_name, one_of, port_number
+from .parser import SpanishParser, host_name, one_of, port_number
 from .report import Reporter
 from .sentences import bad_tls_file, listening_failed
 from .settings import SERVER_LIMITS, add_limits, chosen_limits
@@ -56,7 +56,8 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
         answer_interrupts()
         prepare_streams()
         parser = _parser(prog)
-        options = _options(parser, argv)
+        options = parser.parse_args(argv)
+        parser.require(options, "--tls-cert", "--tls-clave", "--tls-ca")
         return _run(options, chosen_limits(parser, options, SERVER_LIMITS))
     except KeyboardInterrupt:  # antes de atender señales: aún no había nada que entregar
         return OK
@@ -64,7 +65,7 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
         close_output()
 
 
-def _parser(prog: str | None) -> argparse.ArgumentParser:
+def _parser(prog: str | None) -> SpanishParser:
     about = "Servidor de mensajes por TCP: responde cada mensaje en mayúsculas."
     parser = SpanishParser(prog, about, _EPILOG, "SERVIDOR_TCP_")
     where = "dirección donde escuchar, o unix:RUTA para un socket de Unix (%(default)s)"
@@ -85,22 +86,15 @@ def _parser(prog: str | None) -> argparse.ArgumentParser:
         metavar="NIVEL",
         help="lo menos grave que se cuenta: info, aviso o error (%(default)s)",
     )
-    for option, text in (
-        ("--tls-cert", "certificado con que cifrar; se lee otra vez si cambia"),
-        ("--tls-clave", "su clave, si no está en el mismo fichero"),
-        ("--tls-ca", "solo entra quien trae un certificado firmado por estos"),
-    ):
-        parser.add_argument(option, type=file_name, metavar="FICHERO", help=text)
+    parser.add_files(
+        {
+            "--tls-cert": "certificado con que cifrar; se lee otra vez si cambia",
+            "--tls-clave": "su clave, si no está en el mismo fichero",
+            "--tls-ca": "solo entra quien trae un certificado firmado por estos",
+        }
+    )
     add_limits(parser, SERVER_LIMITS)
     return parser
-
-
-def _options(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
-    options = parser.parse_args(argv)
-    for option in ("tls_clave", "tls_ca"):
-        if getattr(options, option) is not None and options.tls_cert is None:
-            parser.error(f"--{option.replace('_', '-')} necesita --tls-cert")
-    return options
 
 
 def _run(options: argparse.Namespace, limits: Limits) -> int:
