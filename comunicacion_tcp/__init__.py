@@ -13,6 +13,7 @@ El mapa de la casa; los imports van solo hacia abajo (lo vigila ``tests/test_arc
     tls           TLS sin red: bytes cifrados a un lado, textos al otro, y los certificados
     protocol      PURO: entran bytes y salen bytes; ni sockets, ni reloj, ni asyncio
     services      qué se responde: mayúsculas, o cualquier función str -> str
+    backoff       cuánto se espera antes de volver a conectar
     limits        todos los límites y plazos, cada uno con su razón
     records       valores inmutables hechos de campos, lo justo para no cargar dataclasses
     errors        el árbol de errores
@@ -33,6 +34,7 @@ if sys.version_info < (3, 10):  # pip ya lo comprueba; desde una copia del repos
 TYPE_CHECKING = False  # como la de typing, sin pagar su importación
 if TYPE_CHECKING:
     from .addresses import Peer as Peer
+    from .backoff import Backoff as Backoff
     from .client import Client as Client
     from .errors import AddressFull as AddressFull
     from .errors import AddressInUse as AddressInUse
@@ -70,6 +72,7 @@ _HOMES = {
     "AddressFull": "errors",
     "AddressInUse": "errors",
     "AddressNotOurs": "errors",
+    "Backoff": "backoff",
     "BadMessage": "errors",
     "BadTLSFile": "errors",
     "CertificateRejected": "errors",

@@ -42,6 +42,13 @@ class Limits(Record):
     """Silencio tras el que un cliente sin terminador ya no va a completar una despedida empezada. Muchas veces lo que
     separa dos segmentos seguidos (en una red local, menos de 1 ms); por debajo de lo que una persona nota (100 ms)."""
 
+    # -- el servicio
+
+    service_timeout: float = 20.0
+    """Lo que puede tardar el servicio en responder un mensaje, con lo que espere a que le toque. Menos que lo que
+    espera un cliente (``reply_timeout``), para que lea el error y siga. 0: lo que quiera. Una función que se ejecuta
+    en el mismo hilo que atiende a todos no se puede interrumpir: a esas no se les aplica."""
+
     # -- conexiones
 
     max_connections: int = 10_000
@@ -121,7 +128,7 @@ class Limits(Record):
 
 LARGEST = 2**31 - 1  # en segundos o en bytes, más no lo admiten todas las llamadas de todos los sistemas
 MIN_MESSAGE = 16  # «DESCONEXION\r» son 12: una despedida nunca puede ser un mensaje demasiado largo
-OPTIONAL = frozenset({"max_per_address", "reserve", "idle_timeout", "keepalive"})
+OPTIONAL = frozenset({"service_timeout", "max_per_address", "reserve", "idle_timeout", "keepalive"})
 """Los límites que con un 0 no se aplican."""
 
 DEFAULT_LIMITS = Limits()

@@ -16,7 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # De abajo arriba; cada pieza puede importar solo de las que están antes.
 ORDER = [
-    *("addresses", "errors", "records", "limits", "services", "protocol", "tls", "client"),
+    *("addresses", "errors", "records", "backoff", "limits", "services", "protocol", "tls", "client"),
     *("deadlines", "descriptors", "listener", "tls_transport", "server", "cli", "__main__"),
 ]
 # Son transportes: ninguno conoce al cliente, que también lo es.
@@ -56,7 +56,7 @@ def test_imports_point_down(path: Path) -> None:
     assert rooms <= allowed - forbidden
 
 
-@pytest.mark.parametrize("name", ["protocol", "services", "errors", "limits", "records", "addresses"])
+@pytest.mark.parametrize("name", ["protocol", "services", "errors", "limits", "backoff", "records", "addresses"])
 def test_the_core_touches_nothing_outside(name: str) -> None:
     _, outside = imports(PACKAGE / f"{name}.py")
     assert outside <= PURE

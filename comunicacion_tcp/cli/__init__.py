@@ -1,7 +1,8 @@
 """Los dos programas, y el único sitio donde se lee o se escribe para una persona.
 
     server.py      servidor-tcp
-    client.py      cliente-tcp
+    client.py      cliente-tcp: sus opciones y sus códigos de salida
+    dialogue.py    el diálogo con una persona
     report.py      lo que se cuenta del servidor: la frase, su gravedad y cuántas veces
     log.py         cada suceso, un registro de logging: llano, con fecha o JSON
     output.py      la salida del servidor, que nunca lo detiene

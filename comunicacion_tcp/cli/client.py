@@ -1,6 +1,6 @@
-"""``cliente-tcp``: pregunta un mensaje, lo envía, muestra la respuesta, y otra vez.
+"""``cliente-tcp``: sus opciones, qué hace con ellas y con qué código acaba.
 
-Aquí está el diálogo con la persona; conectar, enviar y esperar es de ``comunicacion_tcp/client.py``.
+El diálogo con la persona está en ``dialogue.py``; conectar, enviar y esperar es de ``comunicacion_tcp/client.py``.
 """
 
 from __future__ import annotations
@@ -8,17 +8,17 @@ from __future__ import annotations
 import argparse
 import errno
 import signal
-import sys
 
 from ..addresses import unix_path
 from ..client import Client
-from ..errors import BadTLSFile, ConnectionLost, MessageError, NetworkError
+from ..errors import BadTLSFile, NetworkError
 from ..limits import Limits
 from ..protocol import GOODBYE
+from .dialogue import converse
 from .parser import SpanishParser, host_name, port_number
 from .sentences import bad_tls_file, conversation_failed, reason
 from .settings import CLIENT_LIMITS, add_limits, chosen_limits, seconds
-from .terminal import answer_interrupts, close_output, complain, escape, is_terminal, prepare_streams, say
+from .terminal import answer_interrupts, close_output, complain, escape, prepare_streams, say
 
 TYPE_CHECKING = False  # como la de typing, sin pagar su importación
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 OK, NETWORK, USAGE, INTERRUPTED = 0, 1, 2, 130  # 130 = 128 + SIGINT, como en cualquier shell
 
-_PROMPT = f"Ingresa un mensaje (o '{GOODBYE}' para salir): "
 _EPILOG = f"""\
 Cada línea de la entrada es un mensaje. Con {GOODBYE}, o al acabar la entrada (Ctrl-D), el cliente se despide.
 Una terminal no deja escribir líneas de más de 4095 bytes: los textos más largos, por una tubería.
@@ -51,7 +50,8 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
         limits = chosen_limits(parser, options, CLIENT_LIMITS, **(wait if options.espera else {}))
         with Client(options.host, options.puerto, limits=limits, tls=_tls(options)) as client:
             say(f"Conectado al servidor en {escape(client.address)}")
-            return _converse(client)
+            converse(client)
+        return OK
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # ya se está acabando: otro Ctrl-C solo estropearía el final
         complain("\nInterrumpido: la conversación se dejó sin despedida. Para terminar bien, escribe DESCONEXION.")
@@ -115,46 +115,3 @@ def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
     from ..tls import client_context  # y con él ssl: 10 ms que solo paga quien cifra
 
     return client_context(options.tls_ca, options.tls_cert, options.tls_clave)
-
-
-def _converse(client: Client) -> int:
-    while True:
-        message = _ask()
-        _show(client.take_unasked())
-        if message is None or message == GOODBYE:
-            break
-        try:
-            _show([client.send(message)])
-        except ConnectionLost:
-            _show(client.take_unasked())  # quizá dijo por qué antes de cerrar
-            raise
-        except MessageError as error:
-            complain(f"Ese mensaje no se envió: {error}. Si viene de un fichero, mira que esté en UTF-8.")
-    try:
-        farewell = client.say_goodbye()
-    except ConnectionLost:
-        _show(client.take_unasked())
-        raise
-    _show(farewell)
-    if not farewell:
-        say("El servidor cerró la conexión sin despedirse.")
-    return OK
-
-
-def _ask() -> str | None:
-    """El siguiente mensaje, o ``None`` si la entrada terminó."""
-    say(_PROMPT, end="")
-    line = sys.stdin.readline() if sys.stdin else ""
-    # En una terminal la línea ya se ve, porque la persona la escribió; por una tubería la escribimos nosotros,
-    # para que la conversación se lea igual.
-    message = line.removesuffix("\n").removesuffix("\r")
-    if not is_terminal(sys.stdin):
-        say(escape(message))
-    elif not line.endswith("\n"):
-        say("")  # Ctrl-D no baja de línea
-    return message if line else None
-
-
-def _show(replies: list[str]) -> None:
-    for reply in replies:
-        say(f"Servidor: {escape(reply)}")

@@ -23,6 +23,7 @@ SERVER_LIMITS = {
     "message_timeout": ("--plazo-mensaje", "desde que un mensaje empieza hasta que acaba"),
     "handshake_timeout": ("--plazo-tls", "para el saludo de TLS"),
     "goodbye_silence": ("--silencio", "silencio que confirma una despedida sin fin de línea"),
+    "service_timeout": ("--plazo-servicio", "para que el servicio responda un mensaje; 0, lo que tarde"),
     "max_connections": ("--max-conexiones", "conversaciones a la vez"),
     "max_per_address": ("--max-por-direccion", "conversaciones a la vez desde una dirección; 0, las que quepan"),
     "reserve": ("--reserva", "descriptores que no se dan a conversaciones"),
