@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # De abajo arriba; cada pieza puede importar solo de las que están antes.
 ORDER = [
     *("addresses", "errors", "records", "backoff", "limits", "services", "protocol", "tls", "client"),
-    *("deadlines", "descriptors", "listener", "tls_transport", "server", "cli", "__main__"),
+    *("deadlines", "descriptors", "listener", "tls_transport", "workers", "server", "cli", "__main__"),
 ]
 # Son transportes: ninguno conoce al cliente, que también lo es.
 SIDE_BY_SIDE = {(room, "client") for room in ("server", "listener", "tls_transport")}
