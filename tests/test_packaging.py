@@ -62,6 +62,12 @@ def test_the_manual_and_the_completions_are_where_they_are_looked_for(installed:
     assert Path(done.stdout.decode().strip()) == target / "man" / "man1" / "cliente-tcp.1"
 
 
+def test_pytest_finds_the_plugin(installed: Path) -> None:
+    code = "from importlib.metadata import entry_points as e; print(*[p.value for p in e(group='pytest11')])"
+    done = run([str(installed / "venv" / "bin" / "python"), "-I", "-c", code])
+    assert done.stdout.decode().split() == ["comunicacion_tcp.pytest_plugin"]
+
+
 def test_the_extra_brings_uvloop(installed: Path, tmp_path: Path) -> None:
     # Sin red: un uvloop de mentira, que solo tiene nombre. Se pregunta a pip qué instalaría.
     with zipfile.ZipFile(tmp_path / "uvloop-0.18.0-py3-none-any.whl", "w") as archive:

@@ -18,6 +18,7 @@ from ..addresses import Peer, format_address, unix_path
 from ..descriptors import raise_limit
 from ..errors import BadTLSFile, NetworkError
 from ..limits import Limits
+from ..loops import run
 from ..server import Server
 from ..tls import ServerTLS
 from .log import FORMATS, LEVELS, Log, lines_lost, logging_to
@@ -27,11 +28,6 @@ from .report import Reporter
 from .sentences import bad_tls_file, listening_failed
 from .settings import SERVER_LIMITS, add_limits, chosen_limits
 from .terminal import answer_interrupts, close_output, complain, is_terminal, prepare_streams
-
-try:
-    from uvloop import run  # el extra «rapido»: el mismo asyncio, sobre libuv
-except ImportError:
-    from asyncio import run  # type: ignore[assignment]  # con otras opciones, que aquí no se usan
 
 OK, FAILED, USAGE = 0, 1, 2  # el 2 lo pone argparse
 
