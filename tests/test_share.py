@@ -48,13 +48,13 @@ def test_the_files_are_what_the_options_say(variables: dict[str, str], monkeypat
 # -- las shells ---------------------------------------------------------------------------------------------
 
 # Cada función de aquí da lo que una shell ofrece para la última palabra de la orden. Para todas, la única máquina que
-# se conoce es «maquina», y los ficheros son los de ``folder``.
+# se conoce es «maquina», y los ficheros son los de ``folder``. ``place``: otro ``share/``.
 
 
-def bash(program: str, *words: str, folder: Path) -> set[str]:
+def bash(program: str, *words: str, folder: Path, place: Path = SHARE) -> set[str]:
     (folder / ".hosts").write_text("192.0.2.1 maquina\n")
     code = f"""
-source '{SHARE}/bash-completion/completions/{program}'
+source '{place}/bash-completion/completions/{program}'
 entry=$(complete -p {program}); entry=${{entry#*-F }}
 COMP_WORDS=({program} "$@"); COMP_CWORD=$#
 compopt() {{ :; }}  # la de verdad se queja si no es Tab quien pregunta
@@ -81,21 +81,21 @@ zpty -d shell
 """
 
 
-def zsh(program: str, *words: str, folder: Path) -> set[str]:
+def zsh(program: str, *words: str, folder: Path, place: Path = SHARE) -> set[str]:
     found = folder / ".ofrecido"
     found.unlink(missing_ok=True)
     line = " ".join([program, *words])
-    output(need("zsh"), "-f", "-c", _ZSH, folder=folder, SHARE=str(SHARE), FOUND=str(found), LINE=line)
+    output(need("zsh"), "-f", "-c", _ZSH, folder=folder, SHARE=str(place), FOUND=str(found), LINE=line)
     return set(re.findall("<(.*)>", found.read_text()))
 
 
-def fish(program: str, *words: str, folder: Path) -> set[str]:
+def fish(program: str, *words: str, folder: Path, place: Path = SHARE) -> set[str]:
     code = f"""
 function __fish_print_hostnames; echo maquina; end
 function {program}; end  # sin una orden de ese nombre no carga nada
 complete -C '{" ".join([program, *words])}'
 """
-    home = {"HOME": str(folder), "XDG_DATA_DIRS": str(SHARE)}
+    home = {"HOME": str(folder), "XDG_DATA_DIRS": str(place)}
     return {line.partition("\t")[0] for line in output(need("fish"), "-c", code, folder=folder, **home).splitlines()}
 
 
@@ -125,6 +125,24 @@ def test_what_completes_each_one(shell: Shell, words: list[str], offered: set[st
     for name in ("uno.pem", "mudo.pem"):
         (tmp_path / name).touch()
     assert shell("servidor-tcp", *words, folder=tmp_path) == offered
+
+
+@each_shell
+def test_any_other_options(shell: Shell, tmp_path: Path) -> None:
+    # Lo que signifique algo para alguna shell, en la ayuda no significa nada.
+    odd = f"con [corchetes]: 'a' \"b\" $HOME `touch {tmp_path}/MAL` $(touch {tmp_path}/MAL) (y) {{z}} 50 %% ; & | \\ !"
+    parser = SpanishParser("otra-orden", "", "", "OTRA_")
+    parser.add_argument("words", nargs="*", metavar="MENSAJE", help=odd)
+    parser.add_argument("--servicio", metavar="MODULO:FUNCION", help=odd)
+    parser.add_argument("-q", "--tuberia", action="store_true", help=odd)
+    place = tmp_path / "share"
+    for path, text in share.completions(parser).items():
+        (place / path).parent.mkdir(parents=True)
+        (place / path).write_text(text, encoding="utf-8")
+    for words in (["--t"], ["--servicio", "m:f", "--t"], ["hola", "a", "--t"]):
+        assert shell("otra-orden", *words, folder=tmp_path, place=place) == {"--tuberia"}
+    assert shell("otra-orden", "--servicio", "", folder=tmp_path, place=place) == set()
+    assert not (tmp_path / "MAL").exists()
 
 
 # -- el manual ----------------------------------------------------------------------------------------------

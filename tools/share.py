@@ -40,16 +40,22 @@ def files() -> dict[str, str]:
     first, second = parsers()
     written = {}
     for parser, other in ((first, second), (second, first)):
-        _say_what_completes(parser)
-        for shell, path in _COMPLETIONS.items():
-            written[path.format(parser.prog)] = _tidy(shtab.complete(parser, shell))
         written[f"man/man1/{parser.prog}.1"] = man_page(parser, other.prog)
+        written |= completions(parser)
     return written
+
+
+def completions(parser: SpanishParser) -> dict[str, str]:
+    """Los de cada shell; ``parser`` no vale después para otra cosa."""
+    _say_what_completes(parser)
+    return {path.format(parser.prog): _tidy(shtab.complete(parser, shell)) for shell, path in _COMPLETIONS.items()}
 
 
 def _say_what_completes(parser: SpanishParser) -> None:
     """A cada opción le pone lo que shtab ofrece como su valor; a las demás, nada."""
     for action in parser._actions:
+        if isinstance(action.metavar, str):
+            action.metavar = action.metavar.replace(":", r"\:")  # para zsh, detrás de «:» empieza otra cosa
         if action.type is file_name:
             action.complete = shtab.FILE  # type: ignore[attr-defined]  # así lo pide shtab
         elif action.type is host_name:
