@@ -129,7 +129,8 @@ def test_the_map_of_the_code_is_the_code() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "README.en.md", "CONTRIBUTING.md", "docs/protocolo.md", "docs/fiabilidad.md"]
+    "page",
+    ["README.md", "README.en.md", "CONTRIBUTING.md", "docs/protocolo.md", "docs/fiabilidad.md", "docs/pruebas.md"],
 )
 def test_links_lead_somewhere(page: str) -> None:
     for link in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text(encoding="utf-8")):

@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .support.examples import ROOT
-from .support.programs import environment
+from .support.examples import ROOT, blocks
+from .support.programs import environment, run
 from .support.waiting import PATIENCE
 
 # Las pruebas de ese proyecto: su cliente habla con sockets, y no sabe nada de esta biblioteca.
@@ -82,6 +82,12 @@ def servicio_tcp():
     return lambda text: text[::-1]
 """
     assert "3 passed" in run_project(tmp_path, tests, conftest=conftest)
+
+
+def test_the_example_of_the_page(tmp_path: Path) -> None:
+    tests, script = blocks("docs/pruebas.md", "python")
+    assert "2 passed" in run_project(tmp_path, tests)
+    assert run([sys.executable, "-c", script]).stdout == b"Hola A Todos\n"
 
 
 def test_several_processes_at_once(tmp_path: Path) -> None:
