@@ -183,6 +183,7 @@ def test_the_manual_of_any_other_program(tmp_path: Path) -> None:
     page = tmp_path / "otro.1"
     page.write_text(man_page(parser, "el-mismo"), encoding="utf-8")
     text = rendered(page)
+    assert "\n.EX\n\\&.a  \\-\\-b\nc \\(gad\\(ga\n.EE\n" in page.read_text(encoding="utf-8")
     for words in (
         " otro - otro ",
         " otro [OPCIÓN]... LUGAR [TEXTO...] ",

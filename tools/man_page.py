@@ -9,7 +9,6 @@ El formato es el de man(7), sin nada que dependa de la versión de Python, de la
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Iterator
 
 from comunicacion_tcp import __version__
@@ -45,7 +44,7 @@ def man_page(parser: SpanishParser, see_also: str) -> str:
         *(line for code, meaning in parser.exit_codes.items() for line in (".TP", _bold(str(code)), _line(meaning))),
     ]
     for title, example in sections:
-        lines += [f".SH {_text(title).upper()}", ".EX", *map(_line, example), ".EE"]
+        lines += [f".SH {_text(title).upper()}", ".EX", *map(_verbatim, example), ".EE"]
     lines += [".SH VÉASE TAMBIÉN", f"{_bold(see_also)}(1)"]
     return "\n".join(lines) + "\n"
 
@@ -54,8 +53,8 @@ def _epilog(text: str) -> tuple[list[list[str]], list[tuple[str, list[str]]]]:
     """Los párrafos del final de la ayuda y sus secciones: «ejemplos:» y líneas con sangría."""
     paragraphs: list[list[str]] = []
     sections: list[tuple[str, list[str]]] = []
-    for block in text.strip("\n").split("\n\n"):
-        first, *others = block.splitlines() or [""]
+    for block in filter(str.strip, text.split("\n\n")):
+        first, *others = block.strip("\n").splitlines()
         if first.endswith(":") and others and all(line.startswith("  ") for line in others):
             sections.append((first[:-1], [line[2:] for line in others]))
         else:
@@ -117,6 +116,11 @@ def _text(text: str) -> str:
 
 
 def _line(text: str) -> str:
-    """Una línea de texto, que no se tome por una petición de groff aunque empiece por un punto."""
-    text = _text(re.sub(r"\s+", " ", text).strip())
+    """Una línea de texto, en la que groff no vea más que palabras."""
+    return _verbatim(" ".join(text.split()))
+
+
+def _verbatim(text: str) -> str:
+    """Una línea con sus espacios; aunque empiece por un punto no es una petición."""
+    text = _text(text)
     return rf"\&{text}" if text.startswith(".") else text
