@@ -8,7 +8,7 @@ from pathlib import Path
 import pyte
 
 from .examples import ROOT
-from .programs import Program
+from .programs import Program, environment
 from .waiting import wait_until
 
 ROWS, COLUMNS = 40, 80
@@ -33,13 +33,20 @@ class Screen(Program):
     def __init__(
         self, command: Sequence[str], editor: str, home: Path, *, env: Mapping[str, str] | None = None
     ) -> None:
-        settings = {"TERM": "xterm-256color", "HOME": str(home), "XDG_STATE_HOME": str(home / "estado")}
-        if editor == READLINE:
-            settings["PYTHONPATH"] = _WITHOUT_PROMPT_TOOLKIT
         self._screen = pyte.Screen(COLUMNS, ROWS)
         self._stream = pyte.ByteStream(self._screen)
         self._shown = 0
-        super().__init__(command, terminal=True, size=(ROWS, COLUMNS), env={**settings, **(env or {})})
+        super().__init__(command, terminal=True, size=(ROWS, COLUMNS), env={**_settings(editor, home), **(env or {})})
+
+    @staticmethod
+    def settings(editor: str, home: Path) -> dict[str, str]:
+        """El entorno entero de una persona con ese editor y esa carpeta."""
+        return environment(_settings(editor, home))
+
+    @property
+    def terminal(self) -> int:
+        """El descriptor de su terminal."""
+        return self._master
 
     @property
     def lines(self) -> list[str]:
@@ -75,8 +82,18 @@ class Screen(Program):
         """Espera a que ``text`` se vea en la pantalla, ``times`` veces."""
         wait_until(lambda: "\n".join(self.lines).count(text) >= times, f"que se vea {text!r}")
 
+    def __enter__(self) -> Screen:
+        return self
+
     def resize(self, rows: int, columns: int) -> None:
         """Cambia el tamaño de la ventana; el sistema avisa al programa."""
         self._paint()
         self._screen.resize(rows, columns)
         self._set_size(rows, columns)
+
+
+def _settings(editor: str, home: Path) -> dict[str, str]:
+    settings = {"TERM": "xterm-256color", "HOME": str(home), "XDG_STATE_HOME": str(home / "estado")}
+    if editor == READLINE:
+        settings["PYTHONPATH"] = _WITHOUT_PROMPT_TOOLKIT
+    return settings
