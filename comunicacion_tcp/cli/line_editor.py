@@ -11,6 +11,7 @@ import os
 import select
 import signal
 import sys
+from collections import deque
 
 from .dialogue import Editor, PlainEditor, Talk
 from .history import History, history_path
@@ -49,21 +50,24 @@ class LineEditor(Editor):
 
     def __init__(self, history: History) -> None:
         self._history = history
-        self._pasted = ""  # lo que falta de lo pegado
+        self._pasted: deque[str] = deque()  # las líneas enteras que faltan de lo pegado
+        self._start = ""  # y lo que había detrás de la última, que aún se puede editar
         self._keyboard = _Keyboard()
 
     def ask(self, prompt: str, talk: Talk) -> str | None:
-        text, newline, self._pasted = self._pasted.partition("\n")
-        if newline:
+        if self._pasted:
+            text = self._pasted.popleft()
             say(f"{prompt}{escape(text)}")
         else:
             self._get_ready(talk)
             self._keyboard.echo(True)
-            line = self._read(prompt, text, talk)
+            line = self._read(prompt, self._start, talk)
             self._keyboard.echo(False)
             if line is None:
                 return None
-            text, _, self._pasted = line.partition("\n")
+            text, *more = line.split("\n")
+            self._start = more.pop() if more else ""
+            self._pasted.extend(more)
         if self._history.add(text):
             self._remember(text)
         return text
@@ -139,9 +143,11 @@ class _Keyboard:
 
     def __init__(self) -> None:
         self._usual: list[Any] | None = None
-        with contextlib.suppress(ImportError, OSError):
+        try:
             import termios
-
+        except ImportError:
+            return
+        with contextlib.suppress(termios.error, OSError):
             self._usual = termios.tcgetattr(sys.stdin)
 
     def echo(self, on: bool) -> None:

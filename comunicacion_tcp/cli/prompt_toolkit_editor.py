@@ -33,6 +33,7 @@ class PromptToolkitEditor(LineEditor):
 
     def __init__(self, history: History) -> None:
         super().__init__(history)
+        self._tail = ""  # lo pegado detrás del primer salto de línea, que acaba el mensaje
         # Preguntar a la terminal dónde está el cursor no hace falta sin menús, y las que no contestan reciben un aviso.
         os.environ["PROMPT_TOOLKIT_NO_CPR"] = "1"
         self._session: PromptSession[str] = PromptSession(
@@ -53,7 +54,8 @@ class PromptToolkitEditor(LineEditor):
             line: str = self._session.prompt(prompt, default=start, pre_run=begin)
         except EOFError:
             return None
-        return line + self._pasted
+        tail, self._tail = self._tail, ""
+        return line + tail
 
     def _keys(self) -> KeyBindings:
         keys = KeyBindings()
@@ -64,7 +66,7 @@ class PromptToolkitEditor(LineEditor):
             first, newline, rest = text.partition("\n")
             event.current_buffer.insert_text(first)
             if newline:
-                self._pasted = newline + rest  # detrás de lo que quede en la línea
+                self._tail = newline + rest
                 event.current_buffer.validate_and_handle()
 
         @keys.add(Keys.Enter, filter=is_searching)
