@@ -9,6 +9,7 @@ import pytest
 
 from comunicacion_tcp.cli import dialogue, reconnection
 from comunicacion_tcp.cli.reconnection import LastingTalk
+from comunicacion_tcp.client import Client
 from comunicacion_tcp.errors import (
     CertificateRejected,
     ConnectionLost,
@@ -18,6 +19,8 @@ from comunicacion_tcp.errors import (
     TimedOut,
     TLSFailed,
 )
+
+from ..support.serving import served
 
 LOST = "Se perdió la conexión con allí:5000: el servidor la cerró."
 RETRYING = "Volviendo a conectar... (Ctrl-C para dejarlo)"
@@ -116,6 +119,23 @@ class Attempt:
 @pytest.fixture
 def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
     return Stage(monkeypatch)
+
+
+def test_what_a_real_client_knows_without_being_asked() -> None:
+    with served() as running:
+        client = Client("127.0.0.1", running.port)
+        with pytest.raises(ConnectionLost):
+            client.raise_if_lost()
+        with client:
+            client.raise_if_lost()
+            assert client.send("hola") == "HOLA"
+            client.raise_if_lost()
+            running.drain()
+            with pytest.raises(ConnectionLost):
+                while True:
+                    assert client.take_unasked() == []
+                    client.raise_if_lost()
+            assert client.take_unasked() == []  # y se le puede seguir preguntando
 
 
 def test_with_nothing_wrong_it_is_the_dialogue_of_always(stage: Stage) -> None:
