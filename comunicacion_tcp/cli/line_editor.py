@@ -6,7 +6,9 @@ una terminal: por una tubería no hay nada que editar.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import locale
 import os
 import select
 import signal
@@ -36,10 +38,22 @@ def open_editor(*, keep_history: bool) -> Editor:
         return PromptToolkitEditor(history)
     except Exception:  # noqa: S110  # no está, no la conocemos, o no sabe con esta consola: hay otras maneras
         pass
+    if not _system_reads_as_we_do():
+        return PlainEditor()
     try:
         return ReadlineEditor(history)
     except ImportError:  # en Windows no existe
         return PlainEditor()
+
+
+def _system_reads_as_we_do() -> bool:
+    """Si la entrada está en la codificación del sistema, que es la única que conoce readline: con ``LC_ALL=C`` tomaría
+    una «ñ» por dos letras, y borraría media."""
+    try:
+        system = codecs.lookup(locale.nl_langinfo(locale.CODESET))
+        return system.name == codecs.lookup(sys.stdin.encoding).name
+    except (AttributeError, LookupError):  # en Windows no hay a quién preguntar
+        return False
 
 
 class LineEditor(Editor):
@@ -107,7 +121,7 @@ class ReadlineEditor(LineEditor):
             readline.parse_and_bind("set enable-bracketed-paste off")
             readline.parse_and_bind("set enable-meta-key off")  # su aviso a la terminal ensucia lo que graba «script»
         for entry in history.entries:
-            readline.add_history(entry)
+            self._remember(entry)
 
     def _get_ready(self, talk: Talk) -> None:
         talk.wait()  # mientras readline lee no se puede mirar nada más
@@ -124,7 +138,8 @@ class ReadlineEditor(LineEditor):
             self._readline.set_startup_hook(None)
 
     def _remember(self, text: str) -> None:
-        self._readline.add_history(text)
+        with contextlib.suppress(UnicodeEncodeError):  # de cuando la terminal estaba en otra codificación
+            self._readline.add_history(text)
 
     def _complete(self, text: str, number: int) -> str | None:
         """Lo que readline pide con el tabulador: el mensaje anterior número ``number`` que empieza por ``text``."""

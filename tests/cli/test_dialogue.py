@@ -129,6 +129,25 @@ def test_longer_than_what_a_terminal_lets_write(tmp_path: Path, editor: str) -> 
         client.wait_for("Servidor: 6000")
 
 
+@both
+@pytest.mark.parametrize("env", [{}, {"LC_ALL": "C"}, {"PYTHONIOENCODING": "cp1252"}], ids=str)
+def test_odd_bytes_and_letters_of_anywhere(tmp_path: Path, editor: str, env: dict[str, str]) -> None:
+    (tmp_path / KEPT).parent.mkdir(parents=True)
+    (tmp_path / KEPT).write_text("日本 señor\n")
+    with running_server() as (_, port), Screen(to(port), editor, tmp_path, env=env) as client:
+        client.wait_for(BARE)
+        os.write(client.terminal, "señor\r".encode(env.get("PYTHONIOENCODING", "utf-8")))
+        client.wait_for(BARE, times=2)
+        os.write(client.terminal, b"a\x81b\r")  # no es nada, ni en UTF-8 ni en cp1252
+        client.wait_for(BARE, times=3)
+        client.type("hola\r")
+        client.wait_for("Servidor: HOLA")
+        client.type(CTRL_D)
+        assert client.wait() == 0
+        assert not SILENT.search("\n".join(client.lines))
+        assert ("Servidor: SEÑOR" in client.lines) == ("PYTHONIOENCODING" not in env)  # la pantalla habla UTF-8
+
+
 # -- los mensajes de otras veces
 
 

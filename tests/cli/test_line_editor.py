@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import locale
 import signal
 import sys
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ def around(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Una terminal cualquiera, y al acabar la señal como estaba."""
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(), encoding=locale.nl_langinfo(locale.CODESET)))
     yield
     signal.signal(signal.SIGTERM, before)
 
@@ -36,6 +39,12 @@ def test_a_terminal_that_knows_nothing_edits_as_the_system_does(monkeypatch: pyt
 def test_without_the_extra_there_is_readline(monkeypatch: pytest.MonkeyPatch) -> None:
     hide(monkeypatch, "prompt_toolkit", "comunicacion_tcp.cli.prompt_toolkit_editor")
     assert isinstance(open_editor(keep_history=False), ReadlineEditor)
+
+
+def test_readline_is_not_asked_to_read_what_the_system_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    hide(monkeypatch, "prompt_toolkit", "comunicacion_tcp.cli.prompt_toolkit_editor")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(), encoding="utf-16"))
+    assert isinstance(open_editor(keep_history=False), PlainEditor)
 
 
 def test_without_either_the_system_edits(monkeypatch: pytest.MonkeyPatch) -> None:
