@@ -184,6 +184,16 @@ class Client:
         unasked, self._unasked = self._unasked, []
         return unasked
 
+    def raise_if_lost(self) -> None:
+        """Lanza ``ConnectionLost`` (o, con TLS, ``TLSFailed``) si no hay conexión o el servidor ya la cerró o la cortó.
+
+        No espera ni lee: lo sabe por lo último que se leyó (``take_unasked``).
+        """
+        self._connected()
+        if self._server_ended:
+            self._complain_of_tls()
+            raise ConnectionLost(self.address, self._cut_by)
+
     def close(self) -> None:
         """Cierra la conexión. Se puede llamar más de una vez."""
         if self._selector:

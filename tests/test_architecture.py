@@ -67,10 +67,9 @@ def test_the_core_touches_nothing_outside(name: str) -> None:
 def test_only_the_standard_library(path: Path) -> None:
     _, outside = imports(path)
     # typing_extensions, solo para mypy: no se ejecuta. uvloop es el extra «rapido», y sin él se usa asyncio.
-    allowed = {*sys.stdlib_module_names, "typing_extensions", "uvloop"}
-    if path.name == "pytest_plugin.py":
-        allowed.add("pytest")  # quien lo importa es pytest: no hace falta tenerlo para lo demás
-    assert outside <= allowed
+    # prompt_toolkit es el extra «interactivo», y sin él se usa readline; a pytest_plugin.py solo lo importa pytest.
+    extras = {"prompt_toolkit_editor.py": "prompt_toolkit", "pytest_plugin.py": "pytest"}
+    assert outside <= {*sys.stdlib_module_names, "typing_extensions", extras.get(path.name, "uvloop")}
 
 
 @pytest.mark.parametrize("path", [file for file in FILES if room(file) != "cli"], ids=str)

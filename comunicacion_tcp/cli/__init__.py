@@ -3,6 +3,11 @@
     server.py      servidor-tcp
     client.py      cliente-tcp: sus opciones y sus códigos de salida
     dialogue.py    el diálogo con una persona
+    line_editor.py con qué escribe en una terminal: qué editor hay, y el de readline
+    prompt_toolkit_editor.py  el del extra «interactivo»
+    history.py     los mensajes de otras veces
+    reconnection.py  el diálogo que vuelve a conectar
+    colour.py      el color, si lo hay
     report.py      lo que se cuenta del servidor: la frase, su gravedad y cuántas veces
     log.py         cada suceso, un registro de logging: llano, con fecha o JSON
     output.py      la salida del servidor, que nunca lo detiene

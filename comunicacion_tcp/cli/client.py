@@ -28,7 +28,7 @@ OK, NETWORK, USAGE, INTERRUPTED = 0, 1, 2, 130  # 130 = 128 + SIGINT, como en cu
 
 _EPILOG = f"""\
 Cada línea de la entrada es un mensaje. Con {GOODBYE}, o al acabar la entrada (Ctrl-D), el cliente se despide.
-Una terminal no deja escribir líneas de más de 4095 bytes: los textos más largos, por una tubería.
+En una terminal, las flechas, Ctrl-R y el tabulador traen mensajes anteriores; con un espacio delante no se guardan.
 Cada opción puede ir en el entorno: --puerto 7000 es CLIENTE_TCP_PUERTO=7000. La orden manda.
 """
 _EXIT_CODES = {
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
         limits = chosen_limits(parser, options, CLIENT_LIMITS, **(wait if options.espera else {}))
         with Client(options.host, options.puerto, limits=limits, tls=_tls(options)) as client:
             say(f"Conectado al servidor en {escape(client.address)}")
-            converse(client)
+            converse(client, keep_history=not options.sin_historial)
         return OK
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # ya se está acabando: otro Ctrl-C solo estropearía el final
@@ -89,6 +89,7 @@ def _parser(prog: str | None) -> SpanishParser:
         help="segundos de espera para conectar y para cada respuesta "
         f"({defaults.connect_timeout:g} y {defaults.reply_timeout:g})",
     )
+    parser.add_argument("--sin-historial", action="store_true", help="no guarda los mensajes para la próxima vez")
     parser.add_argument("--tls", action="store_true", help="cifra la conversación y comprueba quién es el servidor")
     parser.add_files(
         {

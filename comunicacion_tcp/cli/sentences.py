@@ -177,9 +177,7 @@ def conversation_failed(error: NetworkError) -> str:
             return (
                 f"{where} no contesta: {wait} sin poder conectar. Revisa --host y --puerto, o espera más con --espera."
             )
-        return (
-            f"El servidor de {where} no responde: {wait} sin recibir nada. Vuelve a probar, o espera más con --espera."
-        )
+        return f"{conversation_broken(error)} Vuelve a probar, o espera más con --espera."
     if isinstance(error, CertificateRejected):
         other = f"El certificado del servidor de {{}} no vale: {reason(error.cause)}. Avisa a quien lo lleva."
         return _NO_TRUST.get(error.problem, other).format(where)
@@ -187,6 +185,14 @@ def conversation_failed(error: NetworkError) -> str:
         other = f"No se pudo cifrar la conversación con {{}}: {reason(error.cause)}. Revisa --host y --puerto."
         return _NO_TLS.get(error.problem, other).format(where)
     if isinstance(error, ConnectionLost):
-        why = reason(error if isinstance(error, Truncated) else error.cause) or "el servidor la cerró"
-        return f"Se perdió la conexión con {where}: {why}. Ejecuta otra vez el cliente para volver a conectar."
+        return f"{conversation_broken(error)} Ejecuta otra vez el cliente para volver a conectar."
     return f"No se puede conectar con {where}: {reason(error.cause)}. Revisa --host, --puerto y la red."
+
+
+def conversation_broken(error: NetworkError) -> str:
+    """Qué le pasó a una conversación en marcha; qué hacer lo dice quien sabe si se va a volver a conectar."""
+    where = escape(error.address)
+    if isinstance(error, TimedOut):
+        return f"El servidor de {where} no responde: {error.seconds:g} s sin recibir nada."
+    why = reason(error if isinstance(error, Truncated) else error.cause) or "el servidor la cerró"
+    return f"Se perdió la conexión con {where}: {why}."

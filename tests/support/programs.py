@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import fcntl
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -23,9 +26,14 @@ PROMPT = "Ingresa un mensaje (o 'DESCONEXION' para salir): "
 
 
 def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
-    """El entorno de una persona: el de aquí, sin nada que cambie cómo escribe Python, en UTF-8, y ``changes``."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "LC_", "LANG"))}
-    return {**kept, "LANG": "C.UTF-8", **python_path(), **(changes or {})}
+    """El entorno de una persona: el de aquí, sin nada que cambie cómo escribe Python, en UTF-8, y ``changes``.
+
+    La terminal es de las que no saben nada (las otras, en ``screen.py``), y nada se guarda: ahí no cabe una carpeta.
+    """
+    unwanted = ("PYTHON", "LC_", "LANG", "NO_COLOR")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
+    nowhere = {"TERM": "dumb", "XDG_STATE_HOME": os.devnull}
+    return {**kept, "LANG": "C.UTF-8", **nowhere, **python_path(), **(changes or {})}
 
 
 # Abrir la terminal siendo líder de sesión la hace su terminal de control: así Ctrl-C llega como señal.
@@ -35,7 +43,8 @@ _TAKE_TERMINAL = "import os, sys; os.close(os.open(os.ttyname(0), os.O_RDWR)); o
 class Program:
     """Un proceso cuya salida se va leyendo: ``output`` crece sola, y ``wait_for`` espera a que diga algo.
 
-    ``terminal``: si se ejecuta en un pseudoterminal (entrada, salida y errores) o con tuberías.
+    ``terminal``: si se ejecuta en un pseudoterminal (entrada, salida y errores) o con tuberías. ``size``: sus filas y
+    columnas.
     """
 
     def __init__(
@@ -43,6 +52,7 @@ class Program:
         command: Sequence[str],
         *,
         terminal: bool = False,
+        size: tuple[int, int] | None = None,
         env: Mapping[str, str] | None = None,
         encoding: str = "utf-8",
     ) -> None:
@@ -53,6 +63,8 @@ class Program:
         settings = environment(env)
         if terminal:
             self._master, slave = os.openpty()
+            if size:
+                self._set_size(*size)
             self.process = subprocess.Popen(
                 [sys.executable, "-c", _TAKE_TERMINAL, *command],
                 stdin=slave,
@@ -72,6 +84,9 @@ class Program:
         self._readers = readers
         for reader in readers:
             reader.start()
+
+    def _set_size(self, rows: int, columns: int) -> None:
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def _read_terminal(self) -> None:
         while True:

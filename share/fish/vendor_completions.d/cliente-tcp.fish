@@ -61,6 +61,7 @@ complete -c cliente-tcp -n _shtab_cliente_tcp_using -l version -d 'muestra la ve
 complete -c cliente-tcp -n _shtab_cliente_tcp_using -l host -xka "(__fish_print_hostnames)" -d 'máquina del servidor, o unix:RUTA si es un socket de Unix (localhost)'
 complete -c cliente-tcp -n _shtab_cliente_tcp_using -l puerto -x -d 'puerto del servidor (5000)'
 complete -c cliente-tcp -n _shtab_cliente_tcp_using -l espera -x -d 'segundos de espera para conectar y para cada respuesta (10 y 30)'
+complete -c cliente-tcp -n _shtab_cliente_tcp_using -l sin-historial -d 'no guarda los mensajes para la próxima vez'
 complete -c cliente-tcp -n _shtab_cliente_tcp_using -l tls -d 'cifra la conversación y comprueba quién es el servidor'
 complete -c cliente-tcp -n _shtab_cliente_tcp_using -l tls-ca -xka "(__fish_complete_path (commandline -ct))" -d 'certificados en que confiar (los del sistema)'
 complete -c cliente-tcp -n _shtab_cliente_tcp_using -l tls-cert -xka "(__fish_complete_path (commandline -ct))" -d 'certificado de este cliente, si el servidor lo pide'
