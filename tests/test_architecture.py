@@ -16,11 +16,15 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # De abajo arriba; cada pieza puede importar solo de las que están antes.
 ORDER = [
-    *("addresses", "errors", "records", "backoff", "limits", "services", "protocol", "tls", "client"),
+    *("addresses", "errors", "records", "backoff", "limits", "services", "protocol", "tls"),
+    *("conversation", "client", "aio"),
     *("deadlines", "descriptors", "listener", "tls_transport", "server", "cli", "__main__"),
 ]
-# Son transportes: ninguno conoce al cliente, que también lo es.
-SIDE_BY_SIDE = {(room, "client") for room in ("server", "listener", "tls_transport")}
+# Son transportes: ninguno conoce a los clientes, que también lo son, ni un cliente al otro.
+SIDE_BY_SIDE = {
+    *((room, client) for room in ("server", "listener", "tls_transport") for client in ("client", "aio")),
+    ("aio", "client"),
+}
 
 # Lo único de fuera que un núcleo puro necesita: ni sockets, ni reloj, ni hilos, ni procesos, ni ficheros.
 PURE = {"__future__", "codecs", "re", "collections", "typing_extensions"}  # lo último, solo para mypy
@@ -87,7 +91,7 @@ def test_each_file_opens_saying_what_lives_there(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["Client", "Server", "ServerTLS", "Limits", "Service", "Observer", "ComunicacionError"]
+    "name", ["AsyncClient", "Client", "Server", "ServerTLS", "Limits", "Service", "Observer", "ComunicacionError"]
 )
 def test_public_names(name: str) -> None:
     import comunicacion_tcp
