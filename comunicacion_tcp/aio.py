@@ -187,7 +187,7 @@ class AsyncClient(Conversation):
         if flow.pending is None:
             flow.pending = asyncio.ensure_future(anext(flow.source))
             flow.pending.add_done_callback(self._wake)
-        if not flow.unanswered:
+        if not flow.in_flight:
             await asyncio.wait([flow.pending])  # el servidor no debe nada: solo falta esto
         if not flow.pending.done():
             return False

@@ -91,6 +91,11 @@ class Flow:
         self.delays: Iterator[float] | None = None  # las esperas de esta racha sin conexión
 
     @property
+    def in_flight(self) -> int:
+        """Cuántos mensajes se han empezado a escribir y no tienen respuesta."""
+        return len(self.unanswered) - len(self.fresh)
+
+    @property
     def has_room(self) -> bool:
         """Si se puede pedir otro mensaje."""
         return not self.finished and len(self.unanswered) < WINDOW_MESSAGES and self.size < WINDOW_BYTES
@@ -368,18 +373,18 @@ class Conversation:
         self._check_own(flow)
         with self._hanging_up_on_failure():
             try:
-                while not (flow.unanswered and self._protocol.has_reply):
-                    if self._server_ended and len(flow.fresh) < len(flow.unanswered):
+                while not (flow.in_flight and self._protocol.has_reply):
+                    if self._server_ended and flow.in_flight:
                         await self._recover(flow)
                     elif flow.rest:
                         flow.rest = await self._move_on(flow.rest)
                     elif flow.fresh:
-                        if len(flow.fresh) == len(flow.unanswered):  # sin nada en vuelo, se puede cambiar de conexión
+                        if not flow.in_flight:  # lo llegado hasta aquí no es respuesta, y se puede cambiar de conexión
                             await self._live(self._delays_of(flow))
                         flow.rest = self._for_the_wire(flow.take_fresh())
                     elif flow.has_room and await self._ask(flow):
                         pass
-                    elif flow.unanswered:
+                    elif flow.in_flight:
                         await self._move_on(memoryview(b""))
                     else:
                         return False
@@ -392,7 +397,7 @@ class Conversation:
     def _reply_of(self, flow: Flow) -> str | None:
         """Una respuesta de ``flow`` que ya haya llegado."""
         self._check_own(flow)
-        reply = self._protocol.next_reply() if flow.unanswered else None
+        reply = self._protocol.next_reply() if flow.in_flight else None
         if reply is not None:
             flow.answered()
         return reply
@@ -406,7 +411,7 @@ class Conversation:
 
     async def _ask(self, flow: Flow) -> bool:
         """Pide el mensaje siguiente, salvo que antes haya algo que atender. Falso si aún no hay ninguno."""
-        if flow.unanswered and not flow.at_hand:
+        if flow.in_flight and not flow.at_hand:
             await self._look()  # pedirlo puede tardar: antes se da lo que haya llegado
             if self._protocol.has_reply or self._server_ended:
                 return True

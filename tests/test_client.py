@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import threading
 
 import pytest
 
@@ -118,3 +119,54 @@ def test_a_port_connected_to_itself_is_not_a_server(monkeypatch: pytest.MonkeyPa
 def test_ports_out_of_range(port: int) -> None:
     with pytest.raises(ValueError, match="65535"):
         Client("localhost", port)
+
+
+# -- hilos e interrupciones ---------------------------------------------------------------------------------
+
+
+def test_several_threads_share_a_client() -> None:
+    wrong: list[str] = []
+
+    def ask(client: Client, name: int) -> None:
+        for number in range(200):
+            message = f"{name} pide {number}"
+            if client.send(message) != message.upper():
+                wrong.append(message)
+
+    with served() as running, talk(running.port, PATIENT) as client:
+        threads = [threading.Thread(target=ask, args=(client, name)) for name in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("where", ["_write", "_read"])
+def test_ctrl_c_in_the_middle_leaves_nothing_for_the_next(
+    where: str, many: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with served() as running:
+        client = talk(running.port, PATIENT)
+        client.connect()
+        calls = 0
+        real = getattr(client, where)
+
+        def interrupted(*args: object) -> object:
+            nonlocal calls
+            calls += 1
+            done = real(*args)
+            if calls == (1 if where == "_write" else 2):  # la primera lectura solo mira si hay algo
+                raise KeyboardInterrupt
+            return done
+
+        with monkeypatch.context() as patch:
+            patch.setattr(client, where, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                list(client.send_many(["uno", "dos"])) if many else client.send("uno")
+        with pytest.raises(ConnectionLost):
+            client.send("tres")
+        client.connect()
+        assert client.send("cuatro") == "CUATRO"
+        client.close()
