@@ -63,20 +63,20 @@ class AsyncClient(Conversation):
         async with self._lock:
             return await self._send(message)
 
-    def send_many(self, messages: Iterable[str] | AsyncIterable[str]) -> AsyncIterator[str]:
+    def send_many(self, messages: Iterable[str] | AsyncIterable[str]) -> Replies:
         """Como ``Client.send_many``, para ``async for``; ``messages`` puede ser también un iterable asíncrono.
 
         De uno asíncrono se espera el mensaje siguiente y las respuestas a la vez: si tarda, no las retrasa. Uno
         corriente que se bloquee detiene el bucle.
         """
         if isinstance(messages, AsyncIterable):
-            return _Replies(self, Flow(aiter(messages), at_hand=False))
-        return _Replies(self, Flow(iter(messages), at_hand=isinstance(messages, (list, tuple))))
+            return Replies(self, Flow(aiter(messages), at_hand=False))
+        return Replies(self, Flow(iter(messages), at_hand=isinstance(messages, (list, tuple))))
 
-    async def say_goodbye(self) -> list[str]:
+    async def say_goodbye(self, timeout: float | None = None) -> list[str]:  # el de Client
         """Como ``Client.say_goodbye``."""
         async with self._lock:
-            replies = await self._leave()
+            replies = await self._leave(timeout)
         await self.close()
         return replies
 
@@ -338,7 +338,7 @@ class _Link(asyncio.Protocol):
             self._waiter.set_result(None)
 
 
-class _Replies(AsyncIterator[str]):
+class Replies(AsyncIterator[str]):
     """Lo que da ``AsyncClient.send_many``. No es un generador porque a uno asíncrono que se deja a medias se le cierra
     más tarde, y la llamada siguiente aún lo encontraría."""
 

@@ -118,8 +118,10 @@ class Client(Conversation):
         if flow.failure:
             raise flow.failure
 
-    def say_goodbye(self) -> list[str]:
+    def say_goodbye(self, timeout: float | None = None) -> list[str]:
         """Se despide, cierra su lado y devuelve lo que el servidor dijera hasta cerrar el suyo (quizá nada).
+
+        ``timeout``: segundos hasta que conteste o cierre (por defecto, ``limits.reply_timeout``).
 
         A un servidor que contesta y no cierra se le espera ``limits.reply_silence`` segundos más. Error: ``TimedOut``
         si ni contesta ni cierra. Que cierre o corte ya no es un error, salvo con TLS: sin su aviso de cierre no se sabe
@@ -127,7 +129,7 @@ class Client(Conversation):
         ``ConnectionLost``: no se vuelve a conectar para despedirse.
         """
         with self._lock:
-            return at_once(self._leave())
+            return at_once(self._leave(timeout))
 
     def take_unasked(self) -> list[str]:
         """Lo que el servidor ha dicho sin que se le preguntara (un saludo, una negativa). No espera, ni conecta.

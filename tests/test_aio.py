@@ -320,7 +320,7 @@ def test_leaving_closes_before_the_next_call() -> None:
             with pytest.raises(ConnectionLost):
                 await client.send("su respuesta no es DOS")
             await client.connect()
-            async with contextlib.aclosing(client.send_many(each("tres", "cuatro"))) as replies:  # type: ignore[type-var]
+            async with contextlib.aclosing(client.send_many(each("tres", "cuatro"))) as replies:
                 assert await anext(replies) == "TRES"
             await client.close()
 
@@ -385,7 +385,7 @@ def test_a_server_that_never_stops_talking_does_not_fill_the_memory() -> None:
         link = client._link
         assert link
         await until(lambda: link._paused)  # nadie espera nada: lo demás, en el sistema
-        assert link._unread <= _MOST_UNREAD + 64 * 1024
+        assert link._unread <= _MOST_UNREAD + 256 * 1024  # y una lectura de las de uvloop
         assert set(await client.take_unasked()) <= {"y", ""}
         assert set(await client.say_goodbye()) <= {"y", ""}
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator
+from collections.abc import Awaitable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import pytest
@@ -54,10 +53,10 @@ class Blocking(Client):
                     return
                 yield reply
         finally:
-            self.run(replies.aclose())  # type: ignore[attr-defined]
+            self.run(replies.aclose())
 
-    def say_goodbye(self) -> list[str]:
-        return self.run(self.inner.say_goodbye())
+    def say_goodbye(self, timeout: float | None = None) -> list[str]:
+        return self.run(self.inner.say_goodbye(timeout))
 
     def take_unasked(self) -> list[str]:
         return self.run(self.inner.take_unasked())
@@ -113,10 +112,3 @@ def clients(request: pytest.FixtureRequest) -> Iterator[Clients]:
     made = Clients(request.param)
     yield made
     made.finish()
-
-
-async def in_order(messages: Iterable[str]) -> AsyncIterator[str]:
-    """Un iterable asíncrono que cede el turno antes de cada mensaje."""
-    for message in messages:
-        await asyncio.sleep(0)
-        yield message
