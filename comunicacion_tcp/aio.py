@@ -87,9 +87,8 @@ class AsyncClient(Conversation):
 
     async def close(self) -> None:
         """Como ``Client.close``. No espera su turno: la llamada que esté a medias acaba en ``ConnectionLost``."""
-        self._flow = None
         link = self._link
-        self._hang_up()
+        self._leave_everything()
         if link:
             await link.gone.wait()
 

@@ -141,8 +141,7 @@ class Client(Conversation):
 
     def close(self) -> None:
         """Cierra la conexión. Se puede llamar más de una vez."""
-        self._flow = None
-        self._hang_up()
+        self._leave_everything()
 
     def __enter__(self) -> Client:
         self.connect()

@@ -168,6 +168,7 @@ class Conversation:
         self._server_ended = False
         self._cut_by: Exception | None = None
         self._flow: Flow | None = None  # el send_many que está a medias
+        self._closings = 0  # cuántas veces se ha pedido cerrar: quien esté conectando debe saberlo
 
     @property
     def address(self) -> str:
@@ -179,13 +180,19 @@ class Conversation:
     async def _connect(self) -> None:
         self._flow = None
         delays = self._delays()
+        closings = self._closings
         while True:
+            delay = None
             try:
-                return await self._start()
+                await self._start()
             except NetworkError as error:
                 if not waiting_helps(error) or (delay := next(delays, None)) is None:
                     raise
+            self._check_wanted(closings)
+            if delay is None:
+                return
             await self._sleep(delay)
+            self._check_wanted(closings)
 
     async def _live(self, delays: Iterator[float]) -> None:
         """Vuelve cuando hay una conexión en que escribir: la que había, o si se perdió, otra.
@@ -193,6 +200,7 @@ class Conversation:
         ``delays``: lo que se espera antes de cada intento; sin ninguno, ``ConnectionLost``.
         """
         error: NetworkError = ConnectionLost(self.address)
+        closings = self._closings
         while True:
             if self._socket:
                 await self._read_unasked()
@@ -202,10 +210,17 @@ class Conversation:
             if not waiting_helps(error) or (delay := next(delays, None)) is None:
                 raise error
             await self._sleep(delay)
+            self._check_wanted(closings)
             try:
                 await self._start()
             except NetworkError as failure:
                 error = failure
+            self._check_wanted(closings)
+
+    def _check_wanted(self, closings: int) -> None:
+        if self._closings != closings:  # se cerró mientras se conectaba
+            self._hang_up()
+            raise ConnectionLost(self.address)
 
     def _delays(self) -> Iterator[float]:
         if self._reconnect is None:
@@ -282,6 +297,11 @@ class Conversation:
                 if not isinstance(failure, ConnectionRefusedError):
                     failure = error
         raise failure
+
+    def _leave_everything(self) -> None:
+        self._closings += 1
+        self._flow = None
+        self._hang_up()
 
     # -- un mensaje, una respuesta --------------------------------------------------------------------------
 

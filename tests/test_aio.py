@@ -22,7 +22,7 @@ from comunicacion_tcp.limits import Limits
 from .support.certificates import Certificates
 from .support.loops import new_event_loop
 from .support.serving import served
-from .support.sockets import foreign_server, receive_all
+from .support.sockets import foreign_server, free_port, receive_all
 from .support.waiting import PATIENCE
 
 PATIENT = Limits(reply_silence=PATIENCE, reply_timeout=PATIENCE)
@@ -115,6 +115,24 @@ def test_closing_ends_the_call_in_progress(ask: str) -> None:
 
     with foreign_server(reads_all) as port:
         run(main())
+
+
+@pytest.mark.parametrize("ask", ["connect", "send"])
+def test_closing_ends_the_attempts_to_connect(ask: str) -> None:
+    async def main() -> None:
+        for count in range(12):
+            client = talk(port, reconnect=AT_ONCE)
+            task: asyncio.Future[object] = asyncio.ensure_future(
+                client.send("uno") if ask == "send" else client.connect()
+            )
+            await turns(count + 1)
+            await client.close()
+            with pytest.raises(ConnectionLost):
+                await task
+            assert client._link is None
+
+    port = free_port()
+    run(main())
 
 
 def reads_all(sock: socket.socket) -> None:
@@ -257,13 +275,20 @@ def test_a_slow_source_does_not_delay_the_replies() -> None:
 
 def test_waiting_for_the_source_is_not_waiting_for_the_server() -> None:
     async def main() -> None:
-        async def slow() -> AsyncIterator[str]:
-            yield "uno"
-            await asyncio.sleep(0.3)  # más que reply_timeout, sin que el servidor deba nada
-            yield "dos"
+        got: list[str] = []
+        async with talk(running.port) as client:
 
-        async with talk(running.port, Limits(reply_timeout=0.15)) as client:
-            assert [reply async for reply in client.send_many(slow())] == ["UNO", "DOS"]
+            async def slow() -> AsyncIterator[str]:
+                yield "uno"
+                await until(lambda: got)
+                await turns(10)
+                assert client._link
+                assert client._link._waiter is None  # sin nada que deba el servidor, su plazo no corre
+                yield "dos"
+
+            async for reply in client.send_many(slow()):
+                got.append(reply)  # noqa: PERF401  # se mira desde slow()
+        assert got == ["UNO", "DOS"]
 
     with served() as running:
         run(main())
@@ -405,6 +430,7 @@ def test_one_client_in_several_loops_one_after_another() -> None:
 
 
 def test_a_client_left_open_in_a_closed_loop(recwarn: pytest.WarningsRecorder) -> None:
+    # Python se queja, con razón, del transporte que nadie cerró; el cliente debe seguir sirviendo.
     async def main() -> None:
         await client.connect()
         await anext(client.send_many(["uno", "dos"]))

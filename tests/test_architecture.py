@@ -66,6 +66,12 @@ def test_the_core_touches_nothing_outside(name: str) -> None:
     assert outside <= PURE
 
 
+def test_what_both_clients_share_neither_waits_nor_reads_the_clock() -> None:
+    _, outside = imports(PACKAGE / "conversation.py")
+    # socket, por los nombres de sus errores y opciones; random, por las esperas, y solo si se vuelve a conectar.
+    assert outside <= PURE | {"contextlib", "socket", "random", "ssl", "typing"}  # los dos últimos, solo para mypy
+
+
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_only_the_standard_library(path: Path) -> None:
     _, outside = imports(path)
