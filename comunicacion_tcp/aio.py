@@ -73,11 +73,13 @@ class AsyncClient(Conversation):
             return Replies(self, Flow(aiter(messages), at_hand=False))
         return Replies(self, Flow(iter(messages), at_hand=isinstance(messages, (list, tuple))))
 
-    async def say_goodbye(self, timeout: float | None = None) -> list[str]:  # el de Client
+    async def say_goodbye(self, timeout: float | None = None) -> list[str]:
         """Como ``Client.say_goodbye``."""
         async with self._lock:
+            link = self._link
             replies = await self._leave(timeout)
-        await self.close()
+        if link:
+            await link.gone.wait()
         return replies
 
     async def take_unasked(self) -> list[str]:
@@ -121,11 +123,10 @@ class AsyncClient(Conversation):
         try:
             sock.setblocking(False)
             await asyncio.wait_for(asyncio.get_running_loop().sock_connect(sock, place), timeout)
-        except asyncio.TimeoutError as error:
+        except BaseException as error:
             sock.close()
-            raise TimeoutError from error
-        except BaseException:
-            sock.close()
+            if isinstance(error, asyncio.TimeoutError):
+                raise TimeoutError from error
             raise
         return sock
 
