@@ -12,7 +12,9 @@ El mapa de la casa; los imports van solo hacia abajo (lo vigila ``tests/test_arc
     loops         qué bucle de asyncio se usa, y uno en un hilo
     deadlines     muchos plazos iguales con un solo temporizador
     descriptors   cuántos descriptores quedan, y pedir más
-    client        Client, el que espera: un socket bloqueante alrededor del mismo protocolo
+    aio           AsyncClient, el que se espera con await: los avisos de asyncio
+    client        Client, el que espera: un socket bloqueante
+    conversation  lo que los dos clientes hacen igual: todo menos esperar y mover bytes
     tls           TLS sin red: bytes cifrados a un lado, textos al otro, y los certificados
     protocol      PURO: entran bytes y salen bytes; ni sockets, ni reloj, ni asyncio
     services      qué se responde: mayúsculas, o cualquier función str -> str
@@ -37,6 +39,7 @@ if sys.version_info < (3, 10):  # pip ya lo comprueba; desde una copia del repos
 TYPE_CHECKING = False  # como la de typing, sin pagar su importación
 if TYPE_CHECKING:
     from .addresses import Peer as Peer
+    from .aio import AsyncClient as AsyncClient
     from .backoff import Backoff as Backoff
     from .client import Client as Client
     from .errors import AddressFull as AddressFull
@@ -76,6 +79,7 @@ _HOMES = {
     "AddressFull": "errors",
     "AddressInUse": "errors",
     "AddressNotOurs": "errors",
+    "AsyncClient": "aio",
     "Backoff": "backoff",
     "BadMessage": "errors",
     "BadTLSFile": "errors",

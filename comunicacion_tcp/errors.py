@@ -146,7 +146,12 @@ class ServerNotRunning(NetworkError):
 
 
 class ConnectionLost(NetworkError):
-    """No hay conexión: el otro extremo la cerró o la cortó, o aún no se había abierto."""
+    """No hay conexión: el otro extremo la cerró o la cortó, o aún no se había abierto.
+
+    ``unanswered``: en ``send_many``, cuántos mensajes pedidos se quedaron sin respuesta.
+    """
+
+    unanswered = 0
 
 
 class Truncated(ConnectionLost):

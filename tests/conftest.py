@@ -26,6 +26,7 @@ _ON_BOTH_LOOPS = {
     "test_foreign_programs",
     "test_many_clients",
     "test_loops",
+    "test_aio",
 }
 
 

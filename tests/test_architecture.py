@@ -16,12 +16,16 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # De abajo arriba; cada pieza puede importar solo de las que están antes.
 ORDER = [
-    *("addresses", "errors", "records", "backoff", "limits", "services", "protocol", "tls", "client"),
+    *("addresses", "errors", "records", "backoff", "limits", "services", "protocol", "tls"),
+    *("conversation", "client", "aio"),
     *("deadlines", "descriptors", "loops", "listener", "tls_transport", "workers", "server"),
     *("pytest_plugin", "cli", "__main__"),
 ]
-# Son transportes: ninguno conoce al cliente, que también lo es.
-SIDE_BY_SIDE = {(room, "client") for room in ("server", "listener", "tls_transport")}
+# Son transportes: ninguno conoce a los clientes, que también lo son, ni un cliente al otro.
+SIDE_BY_SIDE = {
+    *((room, client) for room in ("server", "listener", "tls_transport") for client in ("client", "aio")),
+    ("aio", "client"),
+}
 
 # Lo único de fuera que un núcleo puro necesita: ni sockets, ni reloj, ni hilos, ni procesos, ni ficheros.
 PURE = {"__future__", "codecs", "re", "collections", "typing_extensions"}  # lo último, solo para mypy
@@ -63,6 +67,12 @@ def test_the_core_touches_nothing_outside(name: str) -> None:
     assert outside <= PURE
 
 
+def test_what_both_clients_share_neither_waits_nor_reads_the_clock() -> None:
+    _, outside = imports(PACKAGE / "conversation.py")
+    # socket, por los nombres de sus errores y opciones; random, por las esperas, y solo si se vuelve a conectar.
+    assert outside <= PURE | {"contextlib", "socket", "random", "ssl", "typing"}  # los dos últimos, solo para mypy
+
+
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_only_the_standard_library(path: Path) -> None:
     _, outside = imports(path)
@@ -90,7 +100,7 @@ def test_each_file_opens_saying_what_lives_there(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["Client", "Server", "ServerTLS", "Limits", "Service", "Observer", "ComunicacionError"]
+    "name", ["AsyncClient", "Client", "Server", "ServerTLS", "Limits", "Service", "Observer", "ComunicacionError"]
 )
 def test_public_names(name: str) -> None:
     import comunicacion_tcp

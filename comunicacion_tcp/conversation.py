@@ -1,0 +1,616 @@
+"""``Conversation``: lo que ``Client`` y ``AsyncClient`` hacen igual, que es todo menos esperar y mover bytes.
+
+Aquí se decide qué se envía y qué es respuesta de qué, cuándo se ha esperado bastante, qué puede enviarse otra vez y qué
+error es cada fallo. No se abre ningún socket, no se lee ningún reloj y nadie espera: eso lo pone cada cliente en los
+métodos del final, que aquí faltan.
+
+Está escrito una vez, con ``async`` y ``await``, que son del lenguaje y no de asyncio. Lo que pone ``Client`` se bloquea
+hasta acabar y nunca cede el turno, así que sus corutinas acaban en el primer paso: ``at_once`` es todo su bucle.
+
+Una llamada que falla, vence o se interrumpe cierra la conexión: lo que llegara después parecería la respuesta de la
+siguiente. Solo quedan abiertas la que cerró el servidor, para que ``take_unasked()`` diga lo que contó antes, y la que
+recibe un texto que no puede ser un mensaje, que no se envía.
+
+Qué puede enviarse otra vez: lo que no se ha empezado a escribir, siempre; lo demás puede haberse atendido ya, y solo
+quien usa el cliente sabe si importa (``resend``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator
+
+from .addresses import format_address, unix_path
+from .errors import (
+    ConnectionLost,
+    NetworkError,
+    ServerNotRunning,
+    TimedOut,
+    TLSFailed,
+    Truncated,
+    UnknownHost,
+)
+from .limits import DEFAULT_LIMITS, Limits
+from .protocol import ClientProtocol
+
+TYPE_CHECKING = False  # como la de typing, sin pagar su importación
+if TYPE_CHECKING:
+    import ssl
+    from typing import Any, NoReturn, TypeVar
+
+    from .backoff import Backoff
+    from .tls import TLSSession
+
+    Result = TypeVar("Result")
+
+WINDOW_MESSAGES = 1024
+"""Mensajes de ``send_many`` sin respuesta a la vez: a 1 ms del servidor, un millón por segundo, que es lo que Python
+prepara. Con cuatro veces más se ganaba un sexto, y con la cuarta parte se perdía un cuarto."""
+WINDOW_BYTES = 256 * 1024
+"""Y bytes, sin contar lo que pase el último: con mensajes grandes, unas cuatro lecturas del servidor."""
+
+RESET = b"\1\0\0\0\0\0\0\0"
+"""Lo que dice a ``SO_LINGER`` que cerrar sea cortar (RST): dos enteros, sí y 0 segundos. En Windows son más cortos, y
+sus cuatro primeros bytes dicen lo mismo."""
+
+_SHORTEST_WAIT = 0.001  # segundos: con cero o menos, conectar no esperaría nada y fallaría por eso
+_TLS_MAY_RECOVER = ("silent", "cut")  # un servidor que arranca o se detiene; lo demás es de los certificados
+
+
+class Flow:
+    """Lo que hay en vuelo de un ``send_many``. Puro: ni envía ni recibe.
+
+    ``source``: de dónde salen los mensajes. ``at_hand``: si están ya todos (una lista) y pedirlos no puede esperar.
+    """
+
+    __slots__ = (
+        "at_hand",
+        "delays",
+        "failure",
+        "finished",
+        "fresh",
+        "pending",
+        "rest",
+        "size",
+        "source",
+        "unanswered",
+    )
+
+    def __init__(self, source: Any, *, at_hand: bool) -> None:
+        self.source = source
+        self.at_hand = at_hand
+        self.pending: Any = None  # un mensaje pedido que aún no ha llegado, en el cliente que puede esperar a dos cosas
+        self.unanswered: deque[bytes] = deque()  # en orden; con ``resend`` se envían otra vez
+        self.size = 0  # sus bytes
+        self.fresh: list[bytes] = []  # los últimos de ellos: los que aún no se han empezado a escribir
+        self.rest = memoryview(b"")  # lo empezado a escribir
+        self.finished = False  # no hay más mensajes
+        self.failure: Exception | None = None  # por qué, si no fue porque se acabaron
+        self.delays: Iterator[float] | None = None  # las esperas de esta racha sin conexión
+
+    @property
+    def in_flight(self) -> int:
+        """Cuántos mensajes se han empezado a escribir y no tienen respuesta."""
+        return len(self.unanswered) - len(self.fresh)
+
+    @property
+    def has_room(self) -> bool:
+        """Si se puede pedir otro mensaje."""
+        return not self.finished and len(self.unanswered) < WINDOW_MESSAGES and self.size < WINDOW_BYTES
+
+    def pull(self, ask: Callable[[], bytes]) -> None:
+        """Pide a ``ask`` un mensaje, o los que quepan si están a mano. Si falla, lo anterior tendrá antes sus
+        respuestas."""
+        try:
+            while self.has_room:
+                self.add(ask())
+                if not self.at_hand:
+                    break
+        except (StopIteration, StopAsyncIteration):
+            self.finished = True
+        except Exception as error:
+            self.finished, self.failure = True, error
+
+    def add(self, message: bytes) -> None:
+        """Un mensaje más que enviar."""
+        self.unanswered.append(message)
+        self.fresh.append(message)
+        self.size += len(message)
+
+    def take_fresh(self) -> bytes:
+        """Los mensajes que aún no se han empezado a escribir, que desde ahora sí."""
+        data = b"".join(self.fresh)
+        self.fresh.clear()
+        return data
+
+    def take_again(self) -> bytes:
+        """Todos los que no tienen respuesta, para enviarlos por otra conexión."""
+        self.fresh = list(self.unanswered)
+        return self.take_fresh()
+
+    def answered(self) -> None:
+        """El más antiguo tiene ya su respuesta."""
+        self.size -= len(self.unanswered.popleft())
+        self.delays = None
+
+
+class Conversation:
+    """La base de los dos clientes; sus argumentos están contados en ``Client``."""
+
+    def __init__(
+        self,
+        host: str = "localhost",
+        port: int = 5000,
+        *,
+        limits: Limits = DEFAULT_LIMITS,
+        tls: ssl.SSLContext | None = None,
+        reconnect: Backoff | None = None,
+        resend: bool = False,
+    ) -> None:
+        if not 0 < port <= 65535:
+            raise ValueError(f"port debe ser un número de 1 a 65535, no {port}")
+        if tls and unix_path(host) is not None:
+            raise ValueError("un socket de Unix no sale de la máquina y no tiene nombre que comprobar: va sin tls")
+        if resend and reconnect is None:
+            raise ValueError("resend es de quien vuelve a conectar: falta reconnect=Backoff()")
+        self._host = host
+        self._port = port
+        self._limits = limits
+        self._tls = tls
+        self._reconnect = reconnect
+        self._resend = resend
+        self._session: TLSSession | None = None
+        self._protocol = ClientProtocol()
+        self._unasked: list[str] = []
+        self._socket: socket.socket | None = None
+        self._server_ended = False
+        self._cut_by: Exception | None = None
+        self._flow: Flow | None = None  # el send_many que está a medias
+        self._closings = 0  # cuántas veces se ha pedido cerrar: quien esté conectando debe saberlo
+
+    @property
+    def address(self) -> str:
+        """``"host:puerto"``, como se le dice a una persona."""
+        return format_address(self._host, self._port)
+
+    # -- conectar -------------------------------------------------------------------------------------------
+
+    async def _connect(self) -> None:
+        self._flow = None
+        delays = self._delays()
+        closings = self._closings
+        while True:
+            delay = None
+            try:
+                await self._start()
+            except NetworkError as error:
+                if not waiting_helps(error) or (delay := next(delays, None)) is None:
+                    raise
+            self._check_wanted(closings)
+            if delay is None:
+                return
+            await self._sleep(delay)
+            self._check_wanted(closings)
+
+    async def _live(self, delays: Iterator[float]) -> None:
+        """Vuelve cuando hay una conexión en que escribir: la que había, o si se perdió, otra.
+
+        ``delays``: lo que se espera antes de cada intento; sin ninguno, ``ConnectionLost``.
+        """
+        error: NetworkError = ConnectionLost(self.address)
+        closings = self._closings
+        while True:
+            if self._socket:
+                await self._read_unasked()
+                if not self._server_ended:
+                    return
+                error = self._loss()
+            if not waiting_helps(error) or (delay := next(delays, None)) is None:
+                raise error
+            await self._sleep(delay)
+            self._check_wanted(closings)
+            try:
+                await self._start()
+            except NetworkError as failure:
+                error = failure
+            self._check_wanted(closings)
+
+    def _check_wanted(self, closings: int) -> None:
+        if self._closings != closings:  # se cerró mientras se conectaba
+            self._hang_up()
+            raise ConnectionLost(self.address)
+
+    def _delays(self) -> Iterator[float]:
+        if self._reconnect is None:
+            return iter(())
+        from random import random  # tarda en cargarse lo que conectar: que lo pague solo quien vuelve a conectar
+
+        return self._reconnect.delays(random)
+
+    async def _start(self) -> None:
+        """Una conexión nueva. Si había otra, la deja."""
+        self._hang_up()
+        self._session = None
+        self._protocol = ClientProtocol()
+        self._unasked = []
+        self._server_ended = False
+        self._cut_by = None
+        timeout = self._limits.connect_timeout
+        try:
+            sock = await self._open(self._now() + timeout)
+        except (socket.gaierror, UnicodeError) as error:
+            raise UnknownHost(self.address, error) from error
+        except (ConnectionRefusedError, FileNotFoundError) as error:
+            raise ServerNotRunning(self.address, error) from error
+        except TimeoutError as error:
+            raise TimedOut(self.address, timeout, connecting=True) from error
+        except OSError as error:
+            raise NetworkError(self.address, error) from error
+        try:
+            itself = sock.getsockname() == sock.getpeername()
+            if unix_path(self._host) is None:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setblocking(False)
+        except OSError as error:  # el servidor cortó nada más aceptar
+            sock.close()
+            raise ConnectionLost(self.address, error) from error
+        if itself:
+            # TCP permite conectar un puerto efímero consigo mismo (RFC 9293, 3.5: apertura simultánea).
+            sock.close()
+            raise ServerNotRunning(self.address)
+        try:
+            if self._tls:  # antes de que pueda llegar nada: si no es TLS, debe verlo quien descifra
+                self._session = self._new_session(self._tls)
+            await self._adopt(sock)
+        except BaseException:
+            sock.close()
+            raise
+        if self._session:
+            try:
+                await self._greet(self._session)
+            except BaseException:
+                self._hang_up()
+                raise
+
+    async def _open(self, deadline: float) -> socket.socket:
+        """Un socket conectado a la primera dirección que conteste. Errores: los del sistema."""
+        path = unix_path(self._host)
+        if path is not None:
+            if not hasattr(socket, "AF_UNIX"):
+                raise OSError("en este sistema Python no tiene sockets de Unix")
+            return await self._join(socket.AF_UNIX, path, deadline - self._now())
+        # En bytes no pasa por IDNA, cuyas tablas tardan en cargarse más que en conectar (1,5 ms) y aquí sobran.
+        host = self._host.encode() if self._host.isascii() else self._host
+        found = await self._resolve(host, deadline - self._now())
+        # Primero IPv4, como escucha el servidor: con localhost, es la dirección que una persona espera ver en él.
+        found.sort(key=lambda one: one[0] != socket.AF_INET)
+        failure = OSError("sin direcciones")
+        for number, (family, *_, place) in enumerate(found):
+            # El plazo se reparte: una dirección que no contesta deja tiempo a las siguientes.
+            share = (deadline - self._now()) / (len(found) - number)
+            try:
+                return await self._join(family, place, max(_SHORTEST_WAIT, share))
+            except OSError as error:
+                # Que nadie escuche dice más que lo que falle en otra dirección (::1 en una máquina sin IPv6).
+                if not isinstance(failure, ConnectionRefusedError):
+                    failure = error
+        raise failure
+
+    def _leave_everything(self) -> None:
+        self._closings += 1
+        self._flow = None
+        self._hang_up()
+
+    # -- un mensaje, una respuesta --------------------------------------------------------------------------
+
+    async def _send(self, message: str) -> str:
+        self._refuse_if_busy()
+        outgoing = self._protocol.send(message)
+        delays = self._delays()
+        with self._hanging_up_on_failure():
+            while True:
+                await self._live(delays)
+                try:
+                    return await self._exchange(outgoing)
+                except ConnectionLost:
+                    if not self._resend:
+                        raise
+
+    async def _exchange(self, outgoing: bytes) -> str:
+        rest = self._for_the_wire(outgoing)
+        # Se lee mientras se envía porque el servidor puede responder a medio mensaje: si los dos solo escribieran,
+        # con mensajes mayores que los búferes del sistema, ninguno avanzaría.
+        while (rest or not self._protocol.has_reply) and not self._server_ended:
+            silence = self._protocol.awaiting_silence and not rest
+            rest, moved = await self._wait(rest, self._limits.reply_silence if silence else self._limits.reply_timeout)
+            if not moved and not silence:
+                self._time_out(self._limits.reply_timeout)
+            if not moved:
+                self._protocol.receive_silence()
+        self._receive_end()
+        reply = self._protocol.next_reply()
+        if reply is None:
+            raise self._loss()
+        return reply
+
+    async def _leave(self, timeout: float | None) -> list[str]:
+        self._refuse_if_busy()
+        patience = self._limits.reply_timeout if timeout is None else timeout
+        with self._hanging_up_on_failure():
+            replies = await self._take_unasked()
+            rest = self._for_the_wire(self._protocol.say_goodbye(), last=True)
+            deadline = self._now() + patience
+            answered = False
+            while not self._server_ended:
+                if self._protocol.has_reply and not answered:
+                    answered = True
+                    deadline = self._now() + self._limits.reply_silence
+                quiet = self._limits.reply_silence if self._protocol.has_begun else patience
+                rest, moved = await self._wait(rest, max(0, min(quiet, deadline - self._now())), last=True)
+                if not moved or self._now() > deadline:
+                    break
+            self._complain_of_tls()
+            self._protocol.receive_eof()
+            while (reply := self._protocol.next_reply()) is not None:
+                replies.append(reply)
+            if not replies and not self._server_ended:
+                self._time_out(patience)
+        self._hang_up()
+        return replies
+
+    async def _hear(self) -> list[str]:
+        self._refuse_if_busy()
+        with self._hanging_up_on_failure():
+            return await self._take_unasked()
+
+    async def _take_unasked(self) -> list[str]:
+        if self._socket is None:
+            raise ConnectionLost(self.address)
+        await self._read_unasked()
+        unasked, self._unasked = self._unasked, []
+        return unasked
+
+    async def _read_unasked(self) -> None:
+        """Lo que ya haya llegado no es respuesta de lo que se envíe ahora."""
+        await self._look()
+        if self._server_ended:
+            self._receive_end()
+        else:
+            self._protocol.receive_silence()
+        while (reply := self._protocol.next_reply()) is not None:
+            self._unasked.append(reply)
+
+    # -- muchos mensajes ------------------------------------------------------------------------------------
+
+    def _begin(self, flow: Flow) -> None:
+        self._refuse_if_busy()
+        self._flow = flow
+
+    async def _advance(self, flow: Flow) -> bool:
+        """Adelanta ``flow`` hasta que tenga alguna respuesta por dar; falso si ya no las tendrá."""
+        self._check_own(flow)
+        with self._hanging_up_on_failure():
+            try:
+                while not (flow.in_flight and self._protocol.has_reply):
+                    if self._server_ended and flow.in_flight:
+                        await self._recover(flow)
+                    elif flow.rest:
+                        flow.rest = await self._move_on(flow.rest)
+                    elif flow.fresh:
+                        if not flow.in_flight:  # lo llegado hasta aquí no es respuesta, y se puede cambiar de conexión
+                            await self._live(self._delays_of(flow))
+                        elif await self._has_news():  # pedirlo tardó: el servidor pudo responder, y cerrar
+                            continue
+                        flow.rest = self._for_the_wire(flow.take_fresh())
+                    elif flow.has_room and await self._ask(flow):
+                        pass
+                    elif flow.in_flight:
+                        await self._move_on(memoryview(b""))
+                    else:
+                        return False
+                    self._check_own(flow)
+            except ConnectionLost as error:
+                error.unanswered = len(flow.unanswered)
+                raise
+        return True
+
+    def _reply_of(self, flow: Flow) -> str | None:
+        """Una respuesta de ``flow`` que ya haya llegado."""
+        self._check_own(flow)
+        reply = self._protocol.next_reply() if flow.in_flight else None
+        if reply is not None:
+            flow.answered()
+        return reply
+
+    def _end(self, flow: Flow) -> None:
+        """``flow`` no seguirá: las respuestas que le falten no deben parecer de otro."""
+        if self._flow is flow:
+            self._flow = None
+            if flow.unanswered and not self._server_ended:
+                self._hang_up()
+
+    async def _ask(self, flow: Flow) -> bool:
+        """Pide el mensaje siguiente, salvo que antes haya algo que atender. Falso si aún no hay ninguno."""
+        if flow.in_flight and not flow.at_hand and await self._has_news():
+            return True  # pedirlo puede tardar: antes se da lo que haya llegado
+        flow.pull(lambda: self._protocol.send(next(flow.source)))
+        return True
+
+    async def _has_news(self) -> bool:
+        """Si ha llegado ya alguna respuesta, o el final."""
+        await self._look()
+        return self._protocol.has_reply or self._server_ended
+
+    async def _recover(self, flow: Flow) -> None:
+        """El servidor acabó con mensajes en vuelo, y lo que dijo ya se ha dado."""
+        if not self._resend:
+            raise self._loss()
+        await self._live(self._delays_of(flow))
+        flow.rest = self._for_the_wire(flow.take_again())
+
+    def _delays_of(self, flow: Flow) -> Iterator[float]:
+        if flow.delays is None:
+            flow.delays = self._delays()
+        return flow.delays
+
+    async def _move_on(self, rest: memoryview) -> memoryview:
+        rest, moved = await self._wait(rest, self._limits.reply_timeout)
+        if not moved:
+            self._time_out(self._limits.reply_timeout)
+        return rest
+
+    def _check_own(self, flow: Flow) -> None:
+        if self._flow is not flow:  # se cerró, o se conectó otra vez
+            lost = ConnectionLost(self.address)
+            lost.unanswered = len(flow.unanswered)
+            raise lost
+
+    def _refuse_if_busy(self) -> None:
+        if self._flow is not None:
+            raise RuntimeError("hay un send_many a medias: acábalo antes, o close()")
+
+    # -- lo que entra y lo que sale -------------------------------------------------------------------------
+
+    def _for_the_wire(self, text: bytes, *, last: bool = False) -> memoryview:
+        """Lo que hay que escribir para enviar ``text``, y nada más si es lo último."""
+        if self._session is None:
+            return memoryview(text)
+        self._session.send(text)
+        if last:
+            self._session.close()
+        return memoryview(self._session.take_outgoing())
+
+    def _arrived(self, data: bytes) -> None:
+        """Entran ``data``, bytes del cable; ninguno, si el servidor no enviará más."""
+        ended = not data
+        if self._session:
+            data = self._session.receive(data)
+            ended = ended or self._session.peer_closed or bool(self._session.failure)
+        if data:
+            self._protocol.receive_data(data)
+        if ended:
+            self._server_ended = True
+
+    def _receive_end(self) -> None:
+        """El fin de la entrada acaba la última respuesta. Con TLS, solo si el servidor avisó: si no, quizá la cortó
+        otro."""
+        if self._server_ended and (self._session is None or self._session.peer_closed):
+            self._protocol.receive_eof()
+
+    # -- lo que va mal --------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _hanging_up_on_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            if not self._server_ended:
+                self._hang_up()
+            raise
+
+    def _time_out(self, seconds: float) -> NoReturn:
+        self._hang_up()  # una respuesta que llegara tarde parecería la del mensaje siguiente
+        raise TimedOut(self.address, seconds, connecting=False)
+
+    def _loss(self) -> NetworkError:
+        """Por qué ya no hay conexión. Las respuestas enteras quedan en ``_unasked`` si TLS acabó mal."""
+        session = self._session
+        if session is None or session.peer_closed or not self._server_ended:
+            return ConnectionLost(self.address, self._cut_by)
+        from .tls import tls_error
+
+        while (reply := self._protocol.next_reply()) is not None:
+            self._unasked.append(reply)
+        if session.failure or not session.established:
+            cause = self._cut_by if isinstance(self._cut_by, OSError) else None
+            return tls_error(self.address, session.failure or cause, "cut")
+        return Truncated(self.address, self._cut_by)
+
+    def _complain_of_tls(self) -> None:
+        """Si el servidor acabó como no se acaba en TLS, lo lanza."""
+        if self._session and self._server_ended and not self._session.peer_closed:
+            raise self._loss()
+
+    # -- TLS ------------------------------------------------------------------------------------------------
+
+    def _new_session(self, context: ssl.SSLContext) -> TLSSession:
+        from .tls import TLSSession
+
+        try:
+            # Un punto final es de la manera de escribir un nombre, y %eth0 de esta máquina: no son del certificado.
+            return TLSSession(context, self._host.rstrip(".").partition("%")[0])
+        except ValueError as error:
+            raise UnknownHost(self.address, error) from error
+
+    async def _greet(self, session: TLSSession) -> None:
+        deadline = self._now() + self._limits.handshake_timeout
+        rest = memoryview(session.take_outgoing())
+        while rest or not session.established:
+            rest, moved = await self._wait(rest, max(0, deadline - self._now()))
+            if self._server_ended:
+                self._complain_of_tls()
+                break  # acabó bien: quizá con una negativa, que se leerá
+            if not moved or self._now() > deadline:
+                raise TLSFailed(self.address, problem="silent")
+
+    # -- lo que pone cada cliente ---------------------------------------------------------------------------
+
+    def _now(self) -> float:
+        """La hora, en segundos de un reloj que no retrocede."""
+        raise NotImplementedError
+
+    async def _sleep(self, seconds: float) -> None:
+        """Espera ``seconds`` segundos."""
+        raise NotImplementedError
+
+    async def _resolve(self, host: str | bytes, timeout: float) -> list[Any]:
+        """Las direcciones de ``host``, como las da ``socket.getaddrinfo``. Errores: los del sistema."""
+        raise NotImplementedError
+
+    async def _join(self, family: int, place: Any, timeout: float) -> socket.socket:
+        """Un socket conectado a ``place``. Errores: los del sistema."""
+        raise NotImplementedError
+
+    async def _adopt(self, sock: socket.socket) -> None:
+        """``sock`` es desde ahora el de la conversación. Error: ``ConnectionLost``."""
+        raise NotImplementedError
+
+    async def _wait(self, rest: memoryview, timeout: float, *, last: bool = False) -> tuple[memoryview, bool]:
+        """Espera hasta ``timeout`` segundos a poder leer, o escribir ``rest``, y lo hace.
+
+        Devuelve lo que falta por escribir y si hubo algo que hacer. ``last``: escrito todo, cierra nuestro lado.
+        Error: ``ConnectionLost`` si ya no hay conexión.
+        """
+        raise NotImplementedError
+
+    async def _look(self) -> None:
+        """Lee lo que haya llegado ya, sin esperar."""
+        raise NotImplementedError
+
+    def _hang_up(self) -> None:
+        """Deja la conexión, si la hay, sin esperar. Lo que quedara a medio escribir no debe parecer entero."""
+        raise NotImplementedError
+
+
+def waiting_helps(error: NetworkError) -> bool:
+    """Si lo que falló puede ir bien más tarde sin que nadie toque nada."""
+    cause = error.cause
+    if isinstance(error, UnknownHost):  # el servidor de nombres dice si es que no existe o que ahora no lo sabe
+        return isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_AGAIN
+    if isinstance(error, TLSFailed):
+        return error.problem in _TLS_MAY_RECOVER
+    if type(error) is NetworkError:  # sin número no es del sistema: es que la dirección no puede ser
+        return isinstance(cause, OSError) and cause.errno is not None and not isinstance(cause, PermissionError)
+    return True
+
+
+def at_once(coroutine: Coroutine[Any, None, Result]) -> Result:
+    """El resultado de una corutina que no cede el turno."""
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        result: Result = done.value
+        return result
+    raise AssertionError("esta corutina no debía esperar a nadie")

@@ -1,0 +1,468 @@
+"""``aio.py``: lo que solo es de ``AsyncClient``: tareas, cancelaciones e iterables asíncronos. Lo que comparte con
+``Client``, en ``test_conversation.py``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from comunicacion_tcp.aio import _MOST_UNREAD, AsyncClient
+from comunicacion_tcp.backoff import Backoff
+from comunicacion_tcp.conversation import WINDOW_MESSAGES
+from comunicacion_tcp.errors import ConnectionLost, MessageError, TimedOut
+from comunicacion_tcp.limits import Limits
+
+from .support.certificates import Certificates
+from .support.loops import new_event_loop
+from .support.serving import served
+from .support.sockets import foreign_server, free_port, receive_all
+from .support.waiting import PATIENCE
+
+PATIENT = Limits(reply_silence=PATIENCE, reply_timeout=PATIENCE)
+AT_ONCE = Backoff(first=1e-6, most=1e-6)
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Como ``asyncio.run``, en el bucle que toca; falla si quedó algo sin contar a nadie o una tarea sin acabar."""
+    unheard: list[object] = []
+    loop = new_event_loop()
+    loop.set_exception_handler(lambda _, context: unheard.append(context))
+    try:
+        loop.run_until_complete(asyncio.wait_for(main, PATIENCE))
+        for _ in range(3):
+            loop.run_until_complete(asyncio.sleep(0))
+        assert not asyncio.all_tasks(loop)
+        gc.collect()
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_default_executor())
+    finally:
+        loop.close()
+    assert not unheard
+
+
+def talk(port: int, limits: Limits = PATIENT, **options: Any) -> AsyncClient:
+    """Un cliente sin conectar aún."""
+    return AsyncClient("127.0.0.1", port, limits=limits, **options)
+
+
+async def turns(count: int) -> None:
+    """Deja pasar ``count`` vueltas del bucle."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Vuelve cuando ``condition()`` se cumple; quien espera demasiado es ``run``."""
+    while not condition():  # noqa: ASYNC110  # mirar es lo que hace una prueba
+        await asyncio.sleep(0.001)
+
+
+# -- varias tareas ------------------------------------------------------------------------------------------
+
+
+def test_each_task_gets_its_own_reply() -> None:
+    async def main() -> None:
+        async with talk(running.port) as client:
+            messages = [f"tarea {number}" for number in range(100)]
+            assert await asyncio.gather(*map(client.send, messages)) == [message.upper() for message in messages]
+            assert await client.say_goodbye() == ["Conexión cerrada"]
+
+    with served() as running:
+        run(main())
+
+
+def test_cancelling_who_waits_its_turn_disturbs_nobody() -> None:
+    answer = threading.Event()
+
+    def serve(sock: socket.socket) -> None:
+        while data := sock.recv(1024):
+            assert answer.wait(PATIENCE)
+            sock.sendall(data.upper())
+
+    async def main() -> None:
+        async with talk(port) as client:
+            first = asyncio.create_task(client.send("uno"))
+            second = asyncio.create_task(client.send("dos"))
+            third = asyncio.create_task(client.send("tres"))
+            await turns(5)
+            second.cancel()
+            await turns(1)
+            answer.set()
+            assert await first == "UNO"
+            assert await third == "TRES"
+
+    with foreign_server(serve) as port:
+        run(main())
+
+
+@pytest.mark.parametrize("ask", ["send", "send_many"])
+def test_closing_ends_the_call_in_progress(ask: str) -> None:
+    async def main() -> None:
+        client = talk(port)
+        await client.connect()
+        task = asyncio.ensure_future(client.send("uno") if ask == "send" else anext(client.send_many(["uno"])))
+        await turns(5)
+        await client.close()
+        with pytest.raises(ConnectionLost):
+            await task
+
+    with foreign_server(reads_all) as port:
+        run(main())
+
+
+@pytest.mark.parametrize("ask", ["connect", "send"])
+def test_closing_ends_the_attempts_to_connect(ask: str) -> None:
+    async def main() -> None:
+        for count in range(12):
+            client = talk(port, reconnect=AT_ONCE)
+            task: asyncio.Future[object] = asyncio.ensure_future(
+                client.send("uno") if ask == "send" else client.connect()
+            )
+            await turns(count + 1)
+            await client.close()
+            with pytest.raises(ConnectionLost):
+                await task
+            assert client._link is None
+
+    port = free_port()
+    run(main())
+
+
+def reads_all(sock: socket.socket) -> None:
+    """Un servidor que nunca dice nada."""
+    with contextlib.suppress(ConnectionResetError):
+        receive_all(sock)
+
+
+# -- cancelar -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+@pytest.mark.parametrize("many", [False, True])
+def test_cancelled_at_any_point_the_next_call_is_not_answered_with_its_reply(
+    many: bool, encrypted: bool, certificates: Certificates
+) -> None:
+    async def ask(client: AsyncClient, message: str) -> str:
+        if not many:
+            return await client.send(message)
+        first, _ = [reply async for reply in client.send_many([message, "otro"])]
+        return first
+
+    async def main() -> None:
+        tls = certificates.trusting() if encrypted else None
+        client = AsyncClient("localhost", running.port, limits=PATIENT, tls=tls, reconnect=AT_ONCE)
+        answered = count = 0
+        while answered < 3:  # hasta que ya no da tiempo a cancelarla
+            task = asyncio.create_task(ask(client, f"uno {count}"))
+            await turns(count)
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                assert await task == f"UNO {count}"
+                answered += 1
+            assert await client.send(f"dos {count}") == f"DOS {count}"
+            assert await client.take_unasked() == []
+            if count % 2:
+                await client.close()  # unas veces hay conexión y otras hay que hacerla
+            count += 1
+        assert count > 3
+        await client.close()
+
+    with served(tls=certificates.serving() if encrypted else None) as running:
+        run(main())
+
+
+@pytest.mark.parametrize("size", range(5))
+def test_cancelled_with_part_of_the_reply_read(size: int) -> None:
+    late = threading.Event()
+
+    def serve(sock: socket.socket) -> None:
+        while data := sock.recv(1024):
+            reply = data.upper()
+            if data == b"uno\n":
+                sock.sendall(reply[:size])
+                assert late.wait(PATIENCE)
+                reply = reply[size:]
+            sock.sendall(reply)
+
+    async def main() -> None:
+        async with talk(port, reconnect=AT_ONCE) as client:
+            with pytest.raises(asyncio.TimeoutError):
+                # Con los cuatro bytes la respuesta está entera; pero entonces no se cancela nada.
+                await asyncio.wait_for(client.send("uno") if size < 4 else asyncio.sleep(PATIENCE), 0.05)
+            late.set()
+            assert await client.send("dos") == "DOS"
+
+    with foreign_server(serve) as port:
+        run(main())
+
+
+def test_without_reconnection_a_cancelled_call_leaves_no_connection() -> None:
+    async def main() -> None:
+        async with talk(port) as client:
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(client.send("uno"), 0.01)
+            with pytest.raises(ConnectionLost):
+                await client.send("dos")
+
+    with foreign_server(reads_all) as port:
+        run(main())
+
+
+def test_cancelled_while_connecting() -> None:
+    async def main() -> None:
+        for count in range(12):
+            client = talk(running.port)
+            task = asyncio.create_task(client.connect())
+            await turns(count)
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+            await client.close()
+
+    with served() as running:
+        run(main())
+
+
+# -- muchos mensajes ----------------------------------------------------------------------------------------
+
+
+async def each(*messages: str) -> AsyncIterator[str]:
+    """Un iterable asíncrono que cede el turno antes de cada mensaje."""
+    for message in messages:
+        await asyncio.sleep(0)
+        yield message
+
+
+def test_an_asynchronous_iterable() -> None:
+    async def main() -> None:
+        async with talk(running.port) as client:
+            messages = [f"mensaje {number}" for number in range(3000)]
+            got = [reply async for reply in client.send_many(each(*messages))]
+            assert got == [message.upper() for message in messages]
+            assert [reply async for reply in client.send_many(each())] == []
+
+    with served() as running:
+        run(main())
+
+
+def test_a_slow_source_does_not_delay_the_replies() -> None:
+    async def main() -> None:
+        replied = asyncio.Event()
+
+        async def lockstep() -> AsyncIterator[str]:
+            for number in range(5):
+                yield str(number)
+                await replied.wait()
+                replied.clear()
+
+        got = []
+        async with talk(running.port) as client:
+            async for reply in client.send_many(lockstep()):
+                got.append(reply)
+                replied.set()
+        assert got == list("01234")
+
+    with served() as running:
+        run(main())
+
+
+def test_waiting_for_the_source_is_not_waiting_for_the_server() -> None:
+    async def main() -> None:
+        got: list[str] = []
+        async with talk(running.port) as client:
+
+            async def slow() -> AsyncIterator[str]:
+                yield "uno"
+                await until(lambda: got)
+                await turns(10)
+                assert client._link
+                assert client._link._waiter is None  # sin nada que deba el servidor, su plazo no corre
+                yield "dos"
+
+            async for reply in client.send_many(slow()):
+                got.append(reply)  # noqa: PERF401  # se mira desde slow()
+        assert got == ["UNO", "DOS"]
+
+    with served() as running:
+        run(main())
+
+
+def test_a_server_that_owes_replies_while_the_source_waits() -> None:
+    async def main() -> None:
+        cancelled = []
+
+        async def stuck() -> AsyncIterator[str]:
+            yield "uno"
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled.append(True)
+                raise
+
+        async with talk(port, Limits(reply_timeout=0.1)) as client:
+            with pytest.raises(TimedOut):
+                await anext(client.send_many(stuck()))
+            await until(lambda: cancelled)  # nadie la deja esperando para siempre
+
+    with foreign_server(reads_all) as port:
+        run(main())
+
+
+@pytest.mark.parametrize("bad", ["dos\nlíneas", ZeroDivisionError()])
+def test_a_source_that_fails(bad: str | Exception) -> None:
+    async def main() -> None:
+        async def source() -> AsyncIterator[str]:
+            yield "uno"
+            if isinstance(bad, Exception):
+                raise bad
+            yield bad
+
+        got = []
+        async with talk(running.port) as client:
+            with pytest.raises((MessageError, ZeroDivisionError)):
+                async for reply in client.send_many(source()):
+                    got.append(reply)  # noqa: PERF401  # antes del error
+            assert got == ["UNO"]
+            assert await client.send("sigo") == "SIGO"
+
+    with served() as running:
+        run(main())
+
+
+def test_leaving_closes_before_the_next_call() -> None:
+    async def main() -> None:
+        async with talk(running.port) as client:
+            async for reply in client.send_many(["uno", "dos"]):
+                assert reply == "UNO"
+                break
+            with pytest.raises(ConnectionLost):
+                await client.send("su respuesta no es DOS")
+            await client.connect()
+            async with contextlib.aclosing(client.send_many(each("tres", "cuatro"))) as replies:
+                assert await anext(replies) == "TRES"
+            await client.close()
+
+    with served() as running:
+        run(main())
+
+
+def test_cancelling_send_many_cancels_its_source() -> None:
+    async def main() -> None:
+        waiting = asyncio.Event()
+
+        async def stuck() -> AsyncIterator[str]:
+            waiting.set()
+            await asyncio.Event().wait()
+            yield "nunca"
+
+        async with talk(running.port) as client:
+            task = asyncio.ensure_future(anext(client.send_many(stuck())))
+            await waiting.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            with pytest.raises(ConnectionLost):
+                await client.send("como cualquier llamada cancelada")
+
+    with served() as running:
+        run(main())
+
+
+def test_an_endless_iterable_lets_others_work() -> None:
+    async def main() -> None:
+        async with talk(running.port) as busy, talk(running.port) as other:
+
+            async def flood() -> None:
+                async for _ in busy.send_many(iter(lambda: "x", "")):
+                    pass
+
+            task = asyncio.create_task(flood())
+            for _ in range(20):
+                assert await other.send("hola") == "HOLA"
+            assert not task.done()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    with served() as running:
+        run(main())
+
+
+# -- el bucle -----------------------------------------------------------------------------------------------
+
+
+def test_a_server_that_never_stops_talking_does_not_fill_the_memory() -> None:
+    def serve(sock: socket.socket) -> None:
+        with contextlib.suppress(ConnectionError):
+            while True:
+                sock.sendall(b"y\n" * 10_000)
+
+    async def main() -> None:
+        client = talk(port, Limits(reply_silence=0.05, reply_timeout=PATIENCE))
+        await client.connect()
+        link = client._link
+        assert link
+        await until(lambda: link._paused)  # nadie espera nada: lo demás, en el sistema
+        assert link._unread <= _MOST_UNREAD + 256 * 1024  # y una lectura de las de uvloop
+        assert set(await client.take_unasked()) <= {"y", ""}
+        assert set(await client.say_goodbye()) <= {"y", ""}
+
+    with foreign_server(serve) as port:
+        run(main())
+
+
+def test_one_client_in_several_loops_one_after_another() -> None:
+    async def main() -> None:
+        async with client:
+            assert await client.send("hola") == "HOLA"
+
+    with served() as running:
+        client = talk(running.port)
+        run(main())
+        run(main())
+
+
+def test_a_client_left_open_in_a_closed_loop(recwarn: pytest.WarningsRecorder) -> None:
+    # Python se queja, con razón, del transporte que nadie cerró; el cliente debe seguir sirviendo.
+    async def main() -> None:
+        await client.connect()
+        await anext(client.send_many(["uno", "dos"]))
+
+    async def again() -> None:
+        await client.close()
+        async with client:
+            assert await client.send("hola") == "HOLA"
+
+    with served() as running:
+        client = talk(running.port)
+        loop = new_event_loop()
+        loop.run_until_complete(main())
+        loop.close()
+        run(again())
+        gc.collect()
+
+
+def test_the_window_of_a_slow_server() -> None:
+    asked = 0
+
+    async def source() -> AsyncIterator[str]:
+        nonlocal asked
+        while True:
+            asked += 1
+            yield "x"
+
+    async def main() -> None:
+        async with talk(port, Limits(reply_timeout=0.3)) as client:
+            with pytest.raises(TimedOut):
+                await anext(client.send_many(source()))
+
+    with foreign_server(reads_all) as port:
+        run(main())
+    assert asked == WINDOW_MESSAGES
