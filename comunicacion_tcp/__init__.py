@@ -9,6 +9,7 @@ El mapa de la casa; los imports van solo hacia abajo (lo vigila ``tests/test_arc
     listener      los sockets a la escucha: abrirlos y aceptar de ellos
     deadlines     muchos plazos iguales con un solo temporizador
     descriptors   cuántos descriptores quedan, y pedir más
+    relay         Relay, un Client que no envía mensajes sino un chorro de líneas
     client        Client, el que espera: un socket bloqueante alrededor del mismo protocolo
     tls           TLS sin red: bytes cifrados a un lado, textos al otro, y los certificados
     protocol      PURO: entran bytes y salen bytes; ni sockets, ni reloj, ni asyncio

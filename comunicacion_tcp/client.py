@@ -141,7 +141,7 @@ class Client:
             silence = self._protocol.awaiting_silence and not rest
             rest, moved = self._move(rest, self._limits.reply_silence if silence else self._limits.reply_timeout)
             if not moved and not silence:
-                self._time_out()
+                self._time_out(self._limits.reply_timeout)
             if not moved:
                 self._protocol.receive_silence()
         reply = self._protocol.next_reply()
@@ -150,8 +150,10 @@ class Client:
             raise ConnectionLost(self.address, self._cut_by)
         return reply
 
-    def say_goodbye(self) -> list[str]:
+    def say_goodbye(self, timeout: float | None = None) -> list[str]:
         """Se despide, cierra su lado y devuelve lo que el servidor dijera hasta cerrar el suyo (quizá nada).
+
+        ``timeout``: segundos hasta que conteste o cierre (por defecto, ``limits.reply_timeout``).
 
         A un servidor que contesta y no cierra se le espera ``limits.reply_silence`` segundos más. Error: ``TimedOut``
         si ni contesta ni cierra. Que cierre o corte ya no es un error, salvo con TLS: sin su aviso de cierre no se sabe
@@ -159,13 +161,14 @@ class Client:
         """
         replies = self.take_unasked()
         rest = self._for_the_wire(self._protocol.say_goodbye(), last=True)
-        deadline = time.monotonic() + self._limits.reply_timeout
+        patience = self._limits.reply_timeout if timeout is None else timeout
+        deadline = time.monotonic() + patience
         answered = False
         while not self._server_ended:
             if self._protocol.has_reply and not answered:
                 answered = True
                 deadline = time.monotonic() + self._limits.reply_silence
-            quiet = self._limits.reply_silence if self._protocol.has_begun else self._limits.reply_timeout
+            quiet = self._limits.reply_silence if self._protocol.has_begun else patience
             rest, moved = self._move(rest, max(0, min(quiet, deadline - time.monotonic())), last=True)
             if not moved or time.monotonic() > deadline:
                 break
@@ -174,7 +177,7 @@ class Client:
         while (reply := self._protocol.next_reply()) is not None:
             replies.append(reply)
         if not replies and not self._server_ended:
-            self._time_out()
+            self._time_out(patience)
         self.close()
         return replies
 
@@ -253,9 +256,9 @@ class Client:
                 rest = memoryview(bytes(rest) + more)  # lo que TLS contesta por su cuenta
         return rest, bool(ready)
 
-    def _time_out(self) -> NoReturn:
+    def _time_out(self, seconds: float) -> NoReturn:
         self.close()  # una respuesta que llegara tarde parecería la del mensaje siguiente
-        raise TimedOut(self.address, self._limits.reply_timeout, connecting=False)
+        raise TimedOut(self.address, seconds, connecting=False)
 
     def _write(self, sock: socket.socket, rest: memoryview) -> memoryview:
         try:

@@ -17,10 +17,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # De abajo arriba; cada pieza puede importar solo de las que están antes.
 ORDER = [
     *("addresses", "errors", "records", "backoff", "limits", "services", "protocol", "tls", "client"),
-    *("deadlines", "descriptors", "listener", "tls_transport", "server", "cli", "__main__"),
+    *("relay", "deadlines", "descriptors", "listener", "tls_transport", "server", "cli", "__main__"),
 ]
 # Son transportes: ninguno conoce al cliente, que también lo es.
-SIDE_BY_SIDE = {(room, "client") for room in ("server", "listener", "tls_transport")}
+SIDE_BY_SIDE = {(room, there) for room in ("server", "listener", "tls_transport") for there in ("client", "relay")}
 
 # Lo único de fuera que un núcleo puro necesita: ni sockets, ni reloj, ni hilos, ni procesos, ni ficheros.
 PURE = {"__future__", "codecs", "re", "collections", "typing_extensions"}  # lo último, solo para mypy

@@ -51,6 +51,7 @@ class SpanishParser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
         self._optionals.title = "opciones"
+        self._positionals.title = "argumentos"
         self.add_argument("-h", "--help", "--ayuda", action="help", help="muestra esta ayuda y termina")
         self.add_argument(
             "--version",
