@@ -120,6 +120,10 @@ class Relay(Client):
         super().connect()
         self._protocol = self._raw
 
+    def __enter__(self) -> Relay:
+        self.connect()
+        return self
+
     def relay(
         self,
         source: int,

@@ -50,11 +50,14 @@ código de salida:
 def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     """El programa. ``argv``: sus argumentos, o los del proceso. Devuelve el código de salida."""
     client: Client | None = None
+    hint = ""
     try:
         answer_interrupts()
         prepare_streams()
         parser = _parser(prog)
         options = _options(parser, argv)
+        if _is_dialogue(options):
+            hint = f" Para terminar bien, escribe {GOODBYE}."
         wait = dict.fromkeys(("connect_timeout", "handshake_timeout", "reply_timeout"), options.espera)
         limits = chosen_limits(parser, options, CLIENT_LIMITS, **(wait if options.espera else {}))
         kind = _relay() if options.tuberia else Client
@@ -63,8 +66,7 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
             return OK if _converse(client, options) else SERVER_ERROR
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # ya se está acabando: otro Ctrl-C solo estropearía el final
-        hint = _unanswered(client) or f" Para terminar bien, escribe {GOODBYE}."
-        complain(f"\nInterrumpido: la conversación se dejó sin despedida.{hint}")
+        complain(f"\nInterrumpido: la conversación se dejó sin despedida.{hint}{_unanswered(client)}")
         return INTERRUPTED
     except NetworkError as error:
         complain(conversation_failed(error) + _unanswered(client))
@@ -79,6 +81,10 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
         return NETWORK
     finally:
         close_output()
+
+
+def _is_dialogue(options: argparse.Namespace) -> bool:
+    return not (options.tuberia or options.json or options.message is not None)
 
 
 def _converse(client: Client, options: argparse.Namespace) -> bool:
