@@ -143,7 +143,9 @@ class Relay(Client):
         with _Input(source, selector) as entry:
             self._exchange_all(sock, selector, entry, write, report)
         self._complain_of_tls()
-        if self._server_ended and (not entry.ended or self.tally.unanswered):
+        self.tally.end_input()  # la despedida pudo ir sin salto de línea, y con la entrada aún abierta
+        finished = entry.ended or self.tally.said_goodbye
+        if self._server_ended and (not finished or self.tally.unanswered):
             raise ConnectionLost(self.address, self._cut_by)
 
     def _exchange_all(

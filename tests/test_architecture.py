@@ -103,18 +103,21 @@ def test_unknown_names_are_an_attribute_error() -> None:
         comunicacion_tcp.nada  # type: ignore[attr-defined]  # noqa: B018
 
 
-def test_the_client_loads_only_what_it_needs() -> None:
+@pytest.mark.parametrize("arguments", [[], ["hola"], ["-q"]], ids=str)
+def test_the_client_loads_only_what_it_needs(arguments: list[str]) -> None:
     # Cada uno costaba entre 1 y 20 ms de cada `Cliente_TCP.py` (docs/rendimiento.md, «el cliente»).
-    heavy = {"asyncio", "dataclasses", "inspect", "typing", "shutil", "encodings.idna", "ssl"}
+    heavy = {"asyncio", "dataclasses", "inspect", "typing", "shutil", "encodings.idna", "ssl", "json", "threading"}
     code = """
 import socket, sys
 before = set(sys.modules)
 from comunicacion_tcp.cli.client import main
 with socket.create_server(("127.0.0.1", 0)) as listener:
     port = listener.getsockname()[1]
-main(["--host", "127.0.0.1", "--puerto", str(port)])
+main(["--host", "127.0.0.1", "--puerto", str(port), *sys.argv[1:]])
 print(*set(sys.modules) - before)
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert "No hay ningún servidor" in done.stderr
     assert not heavy & set(done.stdout.split())

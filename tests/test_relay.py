@@ -148,6 +148,11 @@ def test_the_bytes_come_back_as_they_are() -> None:
                 assert relayed(relay, data) == replies
 
 
+def test_a_goodbye_without_its_newline_is_one_too() -> None:
+    with served() as running, to(running.port) as relay:
+        assert relayed(relay, b"DESCONEXION", open_ended=True) == "Conexión cerrada".encode()
+
+
 def test_from_a_file_a_device_and_a_socket(tmp_path: Path) -> None:
     (tmp_path / "entrada").write_bytes(b"hola\n" * 200_000)
     with served() as running:
