@@ -1,6 +1,6 @@
 """Los clientes que se comparan enviando líneas por una tubería: cómo se ejecuta cada uno y qué cuesta.
 
-Todos hablan con el mismo servidor, el de C, salvo redis-cli, que habla con un redis de verdad y envía ``ECHO``.
+Todos hablan con nuestro servidor, salvo redis-cli, que habla con un redis de verdad y envía ``ECHO``.
 """
 
 from __future__ import annotations

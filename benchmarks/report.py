@@ -85,11 +85,12 @@ def pipe_table(results: Results) -> str:
                 f"{median(sample.rate for sample in samples):_.0f}".replace("_", " "),
             ]
             if samples
-            else [name, "FALTA", *[""] * 3]
+            else [name, "FALLA" if name in results.pipe_failures else "FALTA", *[""] * 3]
         )
     title = f"### los clientes: {results.lines:_} líneas de un fichero a otro".replace("_", " ")
     head = ["cliente", "CPU us/línea", "recorrido", "veces el nuestro", "líneas/s"]
-    return f"{title}\n\n{table(head, rows)}"
+    failed = "".join(f"\nFALLA {text}\n" for text in results.pipe_failures.values())
+    return f"{title}\n\n{table(head, rows)}{failed}"
 
 
 def pipe_line(results: Results) -> str:

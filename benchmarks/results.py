@@ -41,8 +41,8 @@ class PipeSample:
 class Results:
     """Todo lo de una ejecución. ``samples[trabajo][servidor]``, ``failures[trabajo][servidor]`` (qué hizo mal),
     ``idle[servidor]`` (bytes por conexión callada). El primer servidor es el de C, con el que se comparan todos.
-    ``pipe[cliente]``, las rondas de cada cliente por una tubería (el primero es el nuestro; ninguna, si falta), con
-    ``lines`` líneas."""
+    ``pipe[cliente]``, las rondas de cada cliente por una tubería (el primero es el nuestro; ninguna, si falta o falló:
+    ``pipe_failures[cliente]``), con ``lines`` líneas."""
 
     servers: Sequence[Competitor]
     rounds: int
@@ -52,6 +52,7 @@ class Results:
     idle: dict[str, float] = field(default_factory=dict)
     client: list[ClientCost] = field(default_factory=list)
     pipe: dict[str, list[PipeSample]] = field(default_factory=dict)
+    pipe_failures: dict[str, str] = field(default_factory=dict)
     lines: int = 0
 
     def median(self, work: str, server: str, name: str) -> float:

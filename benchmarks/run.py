@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from . import report
-from .clients import pipe_clients, pour, redis_serving, write_lines
+from .clients import WrongOutput, pipe_clients, pour, redis_serving, write_lines
 from .results import ClientCost, Results, Sample
-from .servers import HERE, Competitor, competitors, compile_c
+from .servers import HERE, Competitor, competitors, compile_c, our_server
 from .works import WORKS, Work
 
 IDLE = 10_000  # conexiones calladas en la medida de memoria: el problema C10K
@@ -260,15 +260,23 @@ def measure_pipe(results: Results, lines: int, folder: Path, cpus: tuple[int, in
         if client.missing:
             print(f"FALTA {client.name}: {client.missing}")
     with contextlib.ExitStack() as running:
-        _, port = running.enter_context(serving(results.servers[0], cpus))
+        _, port = running.enter_context(serving(our_server(), cpus))
         redis = any(client.redis and not client.missing for client in clients)
         redis_port = running.enter_context(redis_serving(cpus[0], folder)) if redis else 0
         for number in range(results.rounds):
             for client in clients:
-                if not client.missing:
+                if not client.missing and client.name not in results.pipe_failures:
                     _progress(f"{lines} líneas: ronda {number + 1} de {results.rounds}, {client.name}")
                     there, entry = (redis_port, orders) if client.redis else (port, plain)
-                    results.pipe[client.name].append(pour(client, there, entry, lines, cpus[1], environment()))
+                    try:
+                        sample = pour(client, there, entry, lines, cpus[1], environment())
+                    except WrongOutput as error:
+                        if client is clients[0]:
+                            raise
+                        results.pipe_failures[client.name] = str(error)
+                        results.pipe[client.name] = []
+                    else:
+                        results.pipe[client.name].append(sample)
     _progress("")
     print(report.pipe_table(results), flush=True)
 

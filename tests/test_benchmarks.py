@@ -79,7 +79,9 @@ def test_the_tables_and_figures_are_written_between_their_marks(
         "cliente-tcp -q": [PipeSample(0.1, 1e7), PipeSample(0.2, 1e7)],
         "otro": [PipeSample(0.15, 1e6), PipeSample(0.3, 1e6)],
         "uno que no está": [],
+        "uno que pierde": [],
     }
+    results.pipe_failures = {"uno que pierde": "uno que pierde: código 0, 3 bytes."}
     report.write_docs(results)
     page, readme = ((tmp_path / name).read_text(encoding="utf-8") for name in ("rendimiento.md", "README.md"))
     for text in (page, readme):
@@ -94,6 +96,7 @@ def test_the_tables_and_figures_are_written_between_their_marks(
         )
     assert "| otro | 0.225 | 0.150-0.300 | 1.50 | 1 000 000 |" in page
     assert "| uno que no está | FALTA |  |  |  |" in page
+    assert "| uno que pierde | FALLA |  |  |  |\n\nFALLA uno que pierde: código 0, 3 bytes." in page
     assert "FALTA: no está instalado" in page
     assert "malo: perdió una respuesta" in page
     assert "| petición y respuesta, ASCII | el nuestro | 1.70 | 1.50 | sí |" in page
