@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from .results import Results
@@ -68,6 +69,43 @@ def client_table(results: Results) -> str:
     return "\n".join(parts)
 
 
+def pipe_table(results: Results) -> str:
+    """La tabla en Markdown de los clientes por una tubería; vacía si no se midieron."""
+    if not results.pipe:
+        return ""
+    rows = []
+    for name, samples in results.pipe.items():
+        cpus = [sample.cpu for sample in samples]
+        rows.append(
+            [
+                name,
+                f"{median(cpus):.3f}",
+                f"{min(cpus):.3f}-{max(cpus):.3f}",
+                _times(results.pipe_ratio(name)),
+                f"{median(sample.rate for sample in samples):_.0f}".replace("_", " "),
+            ]
+            if samples
+            else [name, "FALLA" if name in results.pipe_failures else "FALTA", *[""] * 3]
+        )
+    title = f"### los clientes: {results.lines:_} líneas de un fichero a otro".replace("_", " ")
+    head = ["cliente", "CPU us/línea", "recorrido", "veces el nuestro", "líneas/s"]
+    failed = "".join(f"\nFALLA {text}\n" for text in results.pipe_failures.values())
+    return f"{title}\n\n{table(head, rows)}{failed}"
+
+
+def pipe_line(results: Results) -> str:
+    """Lo mismo en una frase; vacía si no se midió."""
+    measured = [name for name, samples in results.pipe.items() if samples]
+    if not measured:
+        return ""
+    ours, *others = measured
+    seconds = median(sample.cpu for sample in results.pipe[ours]) * results.lines / 1e6
+    rest = ", ".join(f"`{name}` {_times(results.pipe_ratio(name))}" for name in others)
+    lines = f"{results.lines:_}".replace("_", " ")
+    tail = f" Veces eso: {rest}." if rest else ""
+    return f"{lines} líneas por `{ours}` son {seconds:.3f} s de procesador del cliente.{tail}"
+
+
 def summary_table(results: Results) -> str:
     """La tabla en Markdown de todos los servidores y trabajos: veces el procesador del servidor en C."""
     measured = [work for work in WORKS if work.key in results.samples]
@@ -119,9 +157,11 @@ def write_docs(results: Results) -> None:
         *(work_table(work, results) for work in WORKS),
         idle_table(results),
         client_table(results),
+        pipe_table(results),
+        pipe_line(results),
     ]
-    replace_between(PAGE, "\n\n".join(part.strip() for part in parts))
-    replace_between(README, f"{summary}\n{conditions}")
+    replace_between(PAGE, "\n\n".join(part.strip() for part in parts if part))
+    replace_between(README, f"{summary}\n{conditions}\n\n{pipe_line(results)}")
 
 
 def replace_between(path: Path, text: str, command: str = "make bench") -> None:

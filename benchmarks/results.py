@@ -29,10 +29,20 @@ class ClientCost:
     steps: dict[str, tuple[float, float]]
 
 
+@dataclass(frozen=True)
+class PipeSample:
+    """Una ronda de un cliente por una tubería: microsegundos de procesador por línea, y líneas por segundo."""
+
+    cpu: float
+    rate: float
+
+
 @dataclass
 class Results:
     """Todo lo de una ejecución. ``samples[trabajo][servidor]``, ``failures[trabajo][servidor]`` (qué hizo mal),
-    ``idle[servidor]`` (bytes por conexión callada). El primer servidor es el de C, con el que se comparan todos."""
+    ``idle[servidor]`` (bytes por conexión callada). El primer servidor es el de C, con el que se comparan todos.
+    ``pipe[cliente]``, las rondas de cada cliente por una tubería (el primero es el nuestro; ninguna, si falta o falló:
+    ``pipe_failures[cliente]``), con ``lines`` líneas."""
 
     servers: Sequence[Competitor]
     rounds: int
@@ -41,11 +51,19 @@ class Results:
     failures: dict[str, dict[str, str]] = field(default_factory=dict)
     idle: dict[str, float] = field(default_factory=dict)
     client: list[ClientCost] = field(default_factory=list)
+    pipe: dict[str, list[PipeSample]] = field(default_factory=dict)
+    pipe_failures: dict[str, str] = field(default_factory=dict)
+    lines: int = 0
 
     def median(self, work: str, server: str, name: str) -> float:
         """La mediana de un campo de ``Sample``."""
         values: list[float] = [getattr(sample, name) for sample in self.samples[work][server]]
         return statistics.median(values)
+
+    def pipe_ratio(self, client: str) -> float:
+        """El procesador por línea entre el de nuestro cliente, ronda a ronda: la mediana."""
+        ours = next(iter(self.pipe.values()))
+        return statistics.median(one.cpu / mine.cpu for one, mine in zip(self.pipe[client], ours, strict=True))
 
     def ratio(self, work: str, server: str) -> float | None:
         """El procesador por mensaje entre el del servidor en C, ronda a ronda: la mediana. Así la máquina puede ir

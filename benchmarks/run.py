@@ -26,8 +26,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from . import report
+from .clients import WrongOutput, pipe_clients, pour, redis_serving, write_lines
 from .results import ClientCost, Results, Sample
-from .servers import HERE, Competitor, competitors, compile_c
+from .servers import HERE, Competitor, competitors, compile_c, our_server
 from .works import WORKS, Work
 
 IDLE = 10_000  # conexiones calladas en la medida de memoria: el problema C10K
@@ -249,14 +250,46 @@ def measure_client(results: Results, cpus: tuple[int, int]) -> None:
     print(report.client_table(results), flush=True)
 
 
+def measure_pipe(results: Results, lines: int, folder: Path, cpus: tuple[int, int]) -> None:
+    """Mide los clientes por una tubería, por rondas, y enseña su tabla."""
+    plain, orders = write_lines(folder, lines)
+    clients = pipe_clients()
+    results.lines = lines
+    results.pipe = {client.name: [] for client in clients}
+    for client in clients:
+        if client.missing:
+            print(f"FALTA {client.name}: {client.missing}")
+    with contextlib.ExitStack() as running:
+        _, port = running.enter_context(serving(our_server(), cpus))
+        redis = any(client.redis and not client.missing for client in clients)
+        redis_port = running.enter_context(redis_serving(cpus[0], folder)) if redis else 0
+        for number in range(results.rounds):
+            for client in clients:
+                if not client.missing and client.name not in results.pipe_failures:
+                    _progress(f"{lines} líneas: ronda {number + 1} de {results.rounds}, {client.name}")
+                    there, entry = (redis_port, orders) if client.redis else (port, plain)
+                    try:
+                        sample = pour(client, there, entry, lines, cpus[1], environment())
+                    except WrongOutput as error:
+                        if client is clients[0]:
+                            raise
+                        results.pipe_failures[client.name] = str(error)
+                        results.pipe[client.name] = []
+                    else:
+                        results.pipe[client.name].append(sample)
+    _progress("")
+    print(report.pipe_table(results), flush=True)
+
+
 def main() -> int:
     """Mide, enseña el progreso y escribe las tablas. Devuelve el código de salida."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    every = [*(work.key for work in WORKS), "idle", "client"]
+    every = [*(work.key for work in WORKS), "idle", "client", "pipe"]
     # Muchas y cortas: una máquina compartida cambia de velocidad de un segundo a otro, y la mediana lo aguanta.
     parser.add_argument("--rondas", type=int, default=9, help="medidas de cada servidor en cada trabajo (%(default)s)")
     parser.add_argument("--segundos", type=float, default=0.5, help="lo que dura cada una (%(default)s)")
     parser.add_argument("--trabajos", default=",".join(every), help="claves separadas por comas (%(default)s)")
+    parser.add_argument("--lineas", type=int, default=1_000_000, help="las que envía cada cliente (%(default)s)")
     parser.add_argument("--servidores", default="", help="solo los que contengan este texto, y el de C")
     parser.add_argument("--docs", action="store_true", help="escribe lo medido en docs/ y en el README")
     options = parser.parse_args()
@@ -283,6 +316,8 @@ def main() -> int:
             measure_idle(results, cpus)
         if "client" in keys:
             measure_client(results, cpus)
+        if "pipe" in keys:
+            measure_pipe(results, options.lineas, Path(name), cpus)
         if options.docs:
             report.write_docs(results)
     return 0

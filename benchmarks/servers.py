@@ -32,6 +32,11 @@ def ours(*, fast: bool) -> list[str]:
     return [sys.executable, _PROGRAM] if fast else [sys.executable, "-c", _WITHOUT_UVLOOP]
 
 
+def our_server() -> Competitor:
+    """Nuestro servidor como lo ejecuta una persona, con lo que haya instalado."""
+    return Competitor("comunicacion_tcp", [*ours(fast=True), *_ANYWHERE], ours=True)
+
+
 @dataclass
 class Competitor:
     """Un servidor: su nombre en la tabla, su orden, y qué le falta si no se puede ejecutar aquí.

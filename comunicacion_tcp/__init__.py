@@ -13,6 +13,7 @@ El mapa de la casa; los imports van solo hacia abajo (lo vigila ``tests/test_arc
     deadlines     muchos plazos iguales con un solo temporizador
     descriptors   cuántos descriptores quedan, y pedir más
     aio           AsyncClient, el que se espera con await: los avisos de asyncio
+    relay         Relay, un Client que no envía mensajes sino un chorro de líneas
     client        Client, el que espera: un socket bloqueante
     conversation  lo que los dos clientes hacen igual: todo menos esperar y mover bytes
     tls           TLS sin red: bytes cifrados a un lado, textos al otro, y los certificados

@@ -17,14 +17,15 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # De abajo arriba; cada pieza puede importar solo de las que están antes.
 ORDER = [
     *("addresses", "errors", "records", "backoff", "limits", "services", "protocol", "tls"),
-    *("conversation", "client", "aio"),
+    *("conversation", "client", "relay", "aio"),
     *("deadlines", "descriptors", "loops", "listener", "tls_transport", "workers", "server"),
     *("pytest_plugin", "cli", "__main__"),
 ]
-# Son transportes: ninguno conoce a los clientes, que también lo son, ni un cliente al otro.
+# Son transportes: ninguno conoce a los clientes, que también lo son, ni los dos clientes el uno al otro.
+CLIENTS = ("client", "relay", "aio")
 SIDE_BY_SIDE = {
-    *((room, client) for room in ("server", "listener", "tls_transport") for client in ("client", "aio")),
-    ("aio", "client"),
+    *((room, client) for room in ("server", "listener", "tls_transport") for client in CLIENTS),
+    *(("aio", "client"), ("aio", "relay")),
 }
 
 # Lo único de fuera que un núcleo puro necesita: ni sockets, ni reloj, ni hilos, ni procesos, ni ficheros.
@@ -116,18 +117,21 @@ def test_unknown_names_are_an_attribute_error() -> None:
         comunicacion_tcp.nada  # type: ignore[attr-defined]  # noqa: B018
 
 
-def test_the_client_loads_only_what_it_needs() -> None:
+@pytest.mark.parametrize("arguments", [[], ["hola"], ["-q"]], ids=str)
+def test_the_client_loads_only_what_it_needs(arguments: list[str]) -> None:
     # Cada uno costaba entre 1 y 20 ms de cada `Cliente_TCP.py` (docs/rendimiento.md, «el cliente»).
-    heavy = {"asyncio", "dataclasses", "inspect", "typing", "shutil", "encodings.idna", "ssl"}
+    heavy = {"asyncio", "dataclasses", "inspect", "typing", "shutil", "encodings.idna", "ssl", "json", "threading"}
     code = """
 import socket, sys
 before = set(sys.modules)
 from comunicacion_tcp.cli.client import main
 with socket.create_server(("127.0.0.1", 0)) as listener:
     port = listener.getsockname()[1]
-main(["--host", "127.0.0.1", "--puerto", str(port)])
+main(["--host", "127.0.0.1", "--puerto", str(port), *sys.argv[1:]])
 print(*set(sys.modules) - before)
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert "No hay ningún servidor" in done.stderr
     assert not heavy & set(done.stdout.split())

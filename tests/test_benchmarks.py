@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import report
-from benchmarks.results import ClientCost, Results, Sample
+from benchmarks.clients import PipeClient, WrongOutput, pour
+from benchmarks.results import ClientCost, PipeSample, Results, Sample
 from benchmarks.servers import Competitor
 from benchmarks.works import WORKS, Work
 
@@ -73,6 +74,14 @@ def test_the_tables_and_figures_are_written_between_their_marks(
         results.failures[work.key] = {"malo": "malo: perdió una respuesta"}
     results.idle = {"C": 80.0}
     results.client = [ClientCost("python3", {"nada": (10.0, 1.0)})]
+    results.lines = 1_000_000
+    results.pipe = {
+        "cliente-tcp -q": [PipeSample(0.1, 1e7), PipeSample(0.2, 1e7)],
+        "otro": [PipeSample(0.15, 1e6), PipeSample(0.3, 1e6)],
+        "uno que no está": [],
+        "uno que pierde": [],
+    }
+    results.pipe_failures = {"uno que pierde": "uno que pierde: código 0, 3 bytes."}
     report.write_docs(results)
     page, readme = ((tmp_path / name).read_text(encoding="utf-8") for name in ("rendimiento.md", "README.md"))
     for text in (page, readme):
@@ -81,9 +90,31 @@ def test_the_tables_and_figures_are_written_between_their_marks(
         assert "viejo" not in text
         assert f"| **el nuestro** |{' 1.50 |' * len(WORKS)}\n" in text
         assert f"| **otro** |{' FALTA |' * len(WORKS)}\n" in text
+        assert (
+            "1 000 000 líneas por `cliente-tcp -q` son 0.150 s de procesador del cliente. Veces eso: `otro` 1.50."
+            in text
+        )
+    assert "| otro | 0.225 | 0.150-0.300 | 1.50 | 1 000 000 |" in page
+    assert "| uno que no está | FALTA |  |  |  |" in page
+    assert "| uno que pierde | FALLA |  |  |  |\n\nFALLA uno que pierde: código 0, 3 bytes." in page
     assert "FALTA: no está instalado" in page
     assert "malo: perdió una respuesta" in page
     assert "| petición y respuesta, ASCII | el nuestro | 1.70 | 1.50 | sí |" in page
+
+
+def test_without_the_clients_the_page_is_the_rest() -> None:
+    results = Results([], 1, 1)
+    assert report.pipe_table(results) == report.pipe_line(results) == ""
+
+
+def test_a_client_that_loses_a_reply_has_no_cost(tmp_path: Path) -> None:
+    need("taskset")
+    entry = tmp_path / "lineas"
+    entry.write_bytes(b"hola\n")
+    for command in (["true"], ["false"], ["cat"]):
+        client = PipeClient("malo", lambda port, command=command: command)  # type: ignore[misc]
+        with pytest.raises(WrongOutput, match="malo"):
+            pour(client, 0, entry, 1, min(os.sched_getaffinity(0)), environment())
 
 
 @pytest.mark.parametrize("options", [["--trabajos", "nada"], ["--docs", "--servidores", "trio"]])
@@ -125,11 +156,24 @@ def test_stopped_halfway_it_leaves_no_server_running() -> None:
 
 def test_a_short_round_against_the_server_in_c() -> None:
     need_what_it_needs()
-    works = "rr,p16,es100,bare,churn,client"
-    short = ["--rondas", "1", "--segundos", "0.05", "--trabajos", works, "--servidores", "comunicacion_tcp"]
+    works = "rr,p16,es100,bare,churn,client,pipe"
+    short = [
+        "--rondas",
+        "1",
+        "--segundos",
+        "0.05",
+        "--lineas",
+        "5000",
+        "--trabajos",
+        works,
+        "--servidores",
+        "comunicacion_tcp",
+    ]
     command = [*BENCH, *short]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment())
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("| C, epoll (el límite) |") == 5
     assert done.stdout.count("| comunicacion_tcp |") == 5
     assert done.stdout.count("| un mensaje |") == 2
+    assert "### los clientes: 5 000 líneas" in done.stdout
+    assert re.search(r"^\| cliente-tcp -q \| \d", done.stdout, re.MULTILINE)

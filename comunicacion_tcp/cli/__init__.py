@@ -8,6 +8,11 @@
     history.py     los mensajes de otras veces
     reconnection.py  el diálogo que vuelve a conectar
     colour.py      el color, si lo hay
+    one_shot.py    un mensaje, y su respuesta sola
+    repeat.py      el mismo mensaje muchas veces, y el resumen de sus tiempos
+    pipe.py        una tubería: cada línea, su respuesta, y cuánto falta
+    lines.py       cada línea de la entrada, un objeto JSON
+    exchange.py    un mensaje y su respuesta, medidos y escritos: lo común a los modos de antes
     report.py      lo que se cuenta del servidor: la frase, su gravedad y cuántas veces
     log.py         cada suceso, un registro de logging: llano, con fecha o JSON
     output.py      la salida del servidor, que nunca lo detiene

@@ -1,6 +1,8 @@
 """``cliente-tcp``: sus opciones, qué hace con ellas y con qué código acaba.
 
-El diálogo con la persona está en ``dialogue.py``; conectar, enviar y esperar es de ``comunicacion_tcp/client.py``.
+Cada modo está en su fichero y se carga solo el que se usa: el diálogo con la persona (``dialogue.py``), un mensaje
+(``one_shot.py``), el mismo muchas veces (``repeat.py``), una tubería (``pipe.py``) y un programa (``lines.py``).
+Conectar, enviar y esperar es de ``comunicacion_tcp/client.py``.
 """
 
 from __future__ import annotations
@@ -11,54 +13,64 @@ import signal
 
 from ..addresses import unix_path
 from ..client import Client
-from ..errors import BadTLSFile, NetworkError
+from ..errors import BadTLSFile, MessageError, NetworkError
 from ..limits import Limits
-from ..protocol import GOODBYE
-from .dialogue import converse
+from ..protocol import GOODBYE, ClientProtocol
 from .parser import SpanishParser, host_name, port_number
 from .sentences import bad_tls_file, conversation_failed, reason
-from .settings import CLIENT_LIMITS, add_limits, chosen_limits, seconds
+from .settings import CLIENT_LIMITS, add_limits, chosen_limits, seconds, whole_number
 from .terminal import answer_interrupts, close_output, complain, escape, prepare_streams, say
 
 TYPE_CHECKING = False  # como la de typing, sin pagar su importación
 if TYPE_CHECKING:
     import ssl
 
-OK, NETWORK, USAGE, INTERRUPTED = 0, 1, 2, 130  # 130 = 128 + SIGINT, como en cualquier shell
+OK, NETWORK, USAGE, SERVER_ERROR, INTERRUPTED = 0, 1, 2, 3, 130  # 130 = 128 + SIGINT, como en cualquier shell
+
+_PING_INTERVAL = 1.0  # segundos entre dos mensajes repetidos: los de ping
 
 _EPILOG = f"""\
-Cada línea de la entrada es un mensaje. Con {GOODBYE}, o al acabar la entrada (Ctrl-D), el cliente se despide.
+Con un MENSAJE (varias palabras son uno) escribe su respuesta sola y acaba; uno que empiece por guion va detrás de --.
+Sin él, cada línea de la entrada es un mensaje. Con {GOODBYE}, o al acabar la entrada (Ctrl-D), el cliente se despide.
 En una terminal, las flechas, Ctrl-R y el tabulador traen mensajes anteriores; con un espacio delante no se guardan.
+Con -q no se espera a cada respuesta: se envía todo seguido y se escribe lo que responde el servidor, byte a byte.
+Nada espera sin plazo al servidor; a una entrada que sigue abierta y calla sí: por cron, mejor un MENSAJE o </dev/null.
 Cada opción puede ir en el entorno: --puerto 7000 es CLIENTE_TCP_PUERTO=7000. La orden manda.
 """
 _EXIT_CODES = {
     OK: "la conversación acabó bien",
     NETWORK: "falló la red (sin servidor, conexión perdida, sin respuesta), el cifrado, o no se pudo escribir la "
     "salida",
-    USAGE: "opciones equivocadas",
+    USAGE: "opciones equivocadas, o un MENSAJE que no se puede enviar",
+    SERVER_ERROR: "con MENSAJE o --json, alguna respuesta empieza por «ERROR: » (un servicio también puede decir eso) "
+    "o alguna línea no se pudo enviar",
     INTERRUPTED: "interrumpido con Ctrl-C",
 }
 
 
 def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     """El programa. ``argv``: sus argumentos, o los del proceso. Devuelve el código de salida."""
+    client: Client | None = None
+    hint = ""
     try:
         answer_interrupts()
         prepare_streams()
         parser = _parser(prog)
         options = _options(parser, argv)
+        if _is_dialogue(options):
+            hint = f" Para terminar bien, escribe {GOODBYE}."
         wait = dict.fromkeys(("connect_timeout", "handshake_timeout", "reply_timeout"), options.espera)
         limits = chosen_limits(parser, options, CLIENT_LIMITS, **(wait if options.espera else {}))
-        with Client(options.host, options.puerto, limits=limits, tls=_tls(options)) as client:
-            say(f"Conectado al servidor en {escape(client.address)}")
-            converse(client, keep_history=not options.sin_historial)
-        return OK
+        kind = _relay() if options.tuberia else Client
+        client = kind(options.host, options.puerto, limits=limits, tls=_tls(options))
+        with client:
+            return OK if _converse(client, options) else SERVER_ERROR
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # ya se está acabando: otro Ctrl-C solo estropearía el final
-        complain("\nInterrumpido: la conversación se dejó sin despedida. Para terminar bien, escribe DESCONEXION.")
+        complain(f"\nInterrumpido: la conversación se dejó sin despedida.{hint}{_unanswered(client)}")
         return INTERRUPTED
     except NetworkError as error:
-        complain(conversation_failed(error))
+        complain(conversation_failed(error) + _unanswered(client))
         return NETWORK
     except BadTLSFile as error:
         complain(bad_tls_file(error))
@@ -70,6 +82,37 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
         return NETWORK
     finally:
         close_output()
+
+
+def _is_dialogue(options: argparse.Namespace) -> bool:
+    return not (options.tuberia or options.json or options.message is not None)
+
+
+def _converse(client: Client, options: argparse.Namespace) -> bool:
+    """La conversación entera, en el modo elegido. Devuelve si no hubo errores del servidor que contar."""
+    if options.tuberia:
+        from .pipe import pour
+
+        pour(client)  # type: ignore[arg-type]  # es el Relay de main
+        return True
+    if options.repetir is not None:
+        from .repeat import send_again
+
+        interval = _PING_INTERVAL if options.intervalo is None else options.intervalo
+        return send_again(client, options.message, options.repetir, interval, as_json=options.json)
+    if options.message is not None:
+        from .one_shot import send_one
+
+        return send_one(client, options.message, as_json=options.json)
+    if options.json:
+        from .lines import send_lines
+
+        return send_lines(client)
+    from .dialogue import converse
+
+    say(f"Conectado al servidor en {escape(client.address)}")
+    converse(client, keep_history=not options.sin_historial)
+    return True
 
 
 def _parser(prog: str | None) -> SpanishParser:
@@ -90,6 +133,22 @@ def _parser(prog: str | None) -> SpanishParser:
         f"({defaults.connect_timeout:g} y {defaults.reply_timeout:g})",
     )
     parser.add_argument("--sin-historial", action="store_true", help="no guarda los mensajes para la próxima vez")
+    parser.add_argument(
+        "-q", "--tuberia", action="store_true", help="para tuberías: una respuesta por línea de la entrada, y nada más"
+    )
+    parser.add_argument("--json", action="store_true", help="para programas: un objeto JSON por respuesta")
+    parser.add_argument(
+        "--repetir",
+        type=whole_number,
+        metavar="N",
+        help="envía el MENSAJE N veces (0: hasta Ctrl-C) y resume los tiempos, como ping",
+    )
+    parser.add_argument(
+        "--intervalo",
+        type=seconds(zero=True),
+        metavar="SEGUNDOS",
+        help=f"entre el principio de uno y el del siguiente; 0, en cuanto llegue la respuesta ({_PING_INTERVAL:g})",
+    )
     parser.add_argument("--tls", action="store_true", help="cifra la conversación y comprueba quién es el servidor")
     parser.add_files(
         {
@@ -99,6 +158,7 @@ def _parser(prog: str | None) -> SpanishParser:
         }
     )
     add_limits(parser, CLIENT_LIMITS)
+    parser.add_argument("words", nargs="*", metavar="MENSAJE", help="lo que se envía, en vez de leer la entrada")
     return parser
 
 
@@ -108,7 +168,44 @@ def _options(parser: SpanishParser, argv: list[str] | None) -> argparse.Namespac
         parser.error("--tls no vale con un socket de Unix, que no sale de la máquina")
     parser.require(options, "--tls", "--tls-ca", "--tls-cert", "--tls-clave")
     parser.require(options, "--tls-cert", "--tls-clave")
+    options.message = " ".join(options.words) if options.words else None
+    _check_mode(parser, options)
     return options
+
+
+def _check_mode(parser: SpanishParser, options: argparse.Namespace) -> None:
+    """Las opciones que no van juntas, y un mensaje que no se puede enviar, se dicen antes de conectar."""
+    for other, given in (("--json", options.json), ("--repetir", options.repetir is not None)):
+        if options.tuberia and given:
+            parser.error(f"-q y {other} no van juntas")
+    if options.tuberia and options.message is not None:
+        parser.error("-q lee los mensajes de la entrada: va sin MENSAJE")
+    if options.repetir is not None and options.message is None:
+        parser.error("--repetir necesita un MENSAJE")
+    if options.repetir is not None and options.message == GOODBYE:
+        parser.error(f"{GOODBYE} termina la conversación: no se puede repetir")
+    if options.intervalo is not None and options.repetir is None:
+        parser.error("--intervalo necesita --repetir")
+    if options.message is not None and options.message != GOODBYE:
+        try:
+            ClientProtocol().send(options.message)
+        except MessageError as error:
+            parser.error(f"ese MENSAJE no se puede enviar: {error}")
+
+
+def _relay() -> type[Client]:
+    from ..relay import Relay
+
+    return Relay
+
+
+def _unanswered(client: Client | None) -> str:
+    """Cuánto se quedó sin respuesta, si se sabe."""
+    if client is None or not hasattr(client, "tally"):
+        return ""
+    from .pipe import unanswered
+
+    return unanswered(client)  # type: ignore[arg-type]  # solo un Relay lleva la cuenta
 
 
 def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:

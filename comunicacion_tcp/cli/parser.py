@@ -63,6 +63,7 @@ class SpanishParser(argparse.ArgumentParser):
         )
         self._positionals.title = "argumentos"
         self._optionals.title = "opciones"
+        self._positionals.title = "argumentos"
         self.add_argument("-h", "--help", "--ayuda", action="help", help="muestra esta ayuda y termina")
         self.add_argument(
             "--version",

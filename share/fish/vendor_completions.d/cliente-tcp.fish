@@ -51,7 +51,7 @@ function _shtab_cliente_tcp_using
 end
 
 set -g _shtab_cliente_tcp_commands
-set -g _shtab_cliente_tcp_opts_with_value --espera --host --puerto --silencio --tls-ca --tls-cert --tls-clave
+set -g _shtab_cliente_tcp_opts_with_value --espera --host --intervalo --puerto --repetir --silencio --tls-ca --tls-cert --tls-clave
 
 complete -c cliente-tcp -e
 complete -c cliente-tcp -f
@@ -62,6 +62,10 @@ complete -c cliente-tcp -n _shtab_cliente_tcp_using -l host -xka "(__fish_print_
 complete -c cliente-tcp -n _shtab_cliente_tcp_using -l puerto -x -d 'puerto del servidor (5000)'
 complete -c cliente-tcp -n _shtab_cliente_tcp_using -l espera -x -d 'segundos de espera para conectar y para cada respuesta (10 y 30)'
 complete -c cliente-tcp -n _shtab_cliente_tcp_using -l sin-historial -d 'no guarda los mensajes para la próxima vez'
+complete -c cliente-tcp -n _shtab_cliente_tcp_using -s q -l tuberia -d 'para tuberías: una respuesta por línea de la entrada, y nada más'
+complete -c cliente-tcp -n _shtab_cliente_tcp_using -l json -d 'para programas: un objeto JSON por respuesta'
+complete -c cliente-tcp -n _shtab_cliente_tcp_using -l repetir -x -d 'envía el MENSAJE N veces (0: hasta Ctrl-C) y resume los tiempos, como ping'
+complete -c cliente-tcp -n _shtab_cliente_tcp_using -l intervalo -x -d 'entre el principio de uno y el del siguiente; 0, en cuanto llegue la respuesta (1)'
 complete -c cliente-tcp -n _shtab_cliente_tcp_using -l tls -d 'cifra la conversación y comprueba quién es el servidor'
 complete -c cliente-tcp -n _shtab_cliente_tcp_using -l tls-ca -xka "(__fish_complete_path (commandline -ct))" -d 'certificados en que confiar (los del sistema)'
 complete -c cliente-tcp -n _shtab_cliente_tcp_using -l tls-cert -xka "(__fish_complete_path (commandline -ct))" -d 'certificado de este cliente, si el servidor lo pide'

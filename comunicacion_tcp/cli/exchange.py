@@ -1,0 +1,90 @@
+"""Un mensaje y su respuesta, para un programa: lo que comparten ``one_shot.py``, ``lines.py`` y ``repeat.py``.
+
+Aquí se mide lo que tarda la respuesta y se escribe tal cual o en JSON. No hay diálogo (``dialogue.py``) ni códigos de
+salida (``client.py``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+
+from ..client import Client
+from ..errors import ConnectionLost, NetworkError
+from .terminal import escape, is_terminal, say
+
+_ERROR = "ERROR: "  # como empieza lo que se responde en vez de la respuesta (docs/protocolo.md, 6)
+_GOODBYE_TIMEOUT = (
+    0.5  # segundos: la respuesta ya se tiene; a un servidor ajeno que ni contesta ni cierra no se le espera
+)
+
+
+class Answer:
+    """Lo que respondió el servidor. ``reply``: el texto. ``milliseconds``: desde que se empezó a enviar el mensaje."""
+
+    def __init__(self, message: str, reply: str, milliseconds: float) -> None:
+        self.message = message
+        self.reply = reply
+        self.milliseconds = milliseconds
+
+    @property
+    def good(self) -> bool:
+        """Si no es un error del servidor (o un texto del servicio que empieza como los errores)."""
+        return not self.reply.startswith(_ERROR)
+
+    def write(self) -> None:
+        """Escribe la respuesta sola. En una terminal, escapada; si no, los bytes que llegaron y un salto de línea."""
+        output = getattr(sys.stdout, "buffer", None)
+        if is_terminal(sys.stdout) or output is None:
+            say(escape(self.reply))
+        else:
+            output.write(self.reply.encode() + b"\n")
+            output.flush()
+
+    def write_json(self) -> None:
+        """Escribe una línea que es un objeto JSON."""
+        write_json({"message": self.message, "reply": self.reply, "milliseconds": round(self.milliseconds, 3)})
+
+
+def ask(client: Client, message: str) -> Answer:
+    """Envía ``message`` y espera su respuesta. Errores: los de ``Client.send``.
+
+    La negativa de un servidor completo llega sin que se le pregunte, y es la respuesta.
+    """
+    start = time.perf_counter()
+    try:
+        reply = client.send(message)
+    except ConnectionLost:
+        said: list[str] = []
+        with contextlib.suppress(NetworkError):
+            said = client.take_unasked()
+        if not said or not said[-1].startswith(_ERROR):
+            raise
+        reply = said[-1]
+    return Answer(message, reply, (time.perf_counter() - start) * 1000)
+
+
+def say_goodbye(client: Client, message: str) -> Answer:
+    """Envía ``message``, que es la despedida, y espera lo último que diga el servidor."""
+    start = time.perf_counter()
+    farewell = client.say_goodbye()
+    return Answer(message, farewell[-1] if farewell else "", (time.perf_counter() - start) * 1000)
+
+
+def leave(client: Client) -> None:
+    """Se despide de quien ya respondió: si eso falla, no falta nada."""
+    with contextlib.suppress(NetworkError):
+        client.say_goodbye(_GOODBYE_TIMEOUT)
+
+
+def write_json(record: dict[str, object]) -> None:
+    """Escribe ``record`` en una línea, en ASCII: se lee igual en cualquier sitio."""
+    import json  # solo lo paga quien lo pide
+
+    say(json.dumps(record))
+
+
+def write_json_error(message: str, error: str) -> None:
+    """El objeto de un mensaje que se quedó sin respuesta."""
+    write_json({"message": message, "error": error})
