@@ -463,6 +463,7 @@ class Server:
         observer: Observer | None = None,
         lines_only: bool | None = None,
         tls: ServerTLS | None = None,
+        threads: int = 32,
     ) -> None:
         self.lines_only = lines_only
         self._tls = tls
@@ -552,6 +553,12 @@ class Server:
         self._idle.close()
         self._greeting.close()
         return self._cut_count - before
+
+    def change_service(self, service: Service) -> None:
+        """PROVISIONAL."""
+        self.service = service
+        for connection in self._connections:
+            connection._conversation._service = service  # type: ignore[union-attr]
 
     def cut(self) -> None:
         """Corta todas las conversaciones sin entregar nada más."""

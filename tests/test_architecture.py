@@ -17,10 +17,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # De abajo arriba; cada pieza puede importar solo de las que están antes.
 ORDER = [
     *("addresses", "errors", "records", "backoff", "limits", "services", "protocol", "tls", "client"),
-    *("deadlines", "descriptors", "listener", "tls_transport", "server", "cli", "__main__"),
+    *("deadlines", "descriptors", "listener", "tls_transport", "server"),
+    *("loading", "watch", "fresh_imports", "cli", "__main__"),
 ]
 # Son transportes: ninguno conoce al cliente, que también lo es.
-SIDE_BY_SIDE = {(room, "client") for room in ("server", "listener", "tls_transport")}
+SIDE_BY_SIDE = {(room, "client") for room in ("server", "listener", "tls_transport", "loading", "fresh_imports")}
 
 # Lo único de fuera que un núcleo puro necesita: ni sockets, ni reloj, ni hilos, ni procesos, ni ficheros.
 PURE = {"__future__", "codecs", "re", "collections", "typing_extensions"}  # lo último, solo para mypy
@@ -56,7 +57,9 @@ def test_imports_point_down(path: Path) -> None:
     assert rooms <= allowed - forbidden
 
 
-@pytest.mark.parametrize("name", ["protocol", "services", "errors", "limits", "backoff", "records", "addresses"])
+@pytest.mark.parametrize(
+    "name", ["protocol", "services", "errors", "limits", "backoff", "records", "addresses", "watch"]
+)
 def test_the_core_touches_nothing_outside(name: str) -> None:
     _, outside = imports(PACKAGE / f"{name}.py")
     assert outside <= PURE

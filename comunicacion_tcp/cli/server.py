@@ -16,15 +16,19 @@ from collections.abc import Callable
 
 from ..addresses import Peer, format_address, unix_path
 from ..descriptors import raise_limit
-from ..errors import BadTLSFile, NetworkError
+from ..errors import BadService, BadTLSFile, NetworkError
+from ..fresh_imports import FreshImports
 from ..limits import Limits
+from ..loading import load_service
 from ..server import Server
+from ..services import Service, uppercase
 from ..tls import ServerTLS
 from .log import FORMATS, LEVELS, Log, lines_lost, logging_to
 from .output import Output, sink_of
-from .parser import SpanishParser, host_name, one_of, port_number
+from .parser import SpanishParser, host_name, one_of, port_number, whole_number
+from .reloading import keep_fresh
 from .report import Reporter
-from .sentences import bad_tls_file, listening_failed
+from .sentences import bad_service, bad_tls_file, listening_failed
 from .settings import SERVER_LIMITS, add_limits, chosen_limits
 from .terminal import answer_interrupts, close_output, complain, is_terminal, prepare_streams
 
@@ -37,6 +41,8 @@ OK, FAILED = 0, 1  # el 2, uso equivocado, es de argparse
 
 _HOST, _PORT = "localhost", 5000
 _OWN_DESCRIPTORS = 64  # los tres de siempre, los del bucle, los que escuchan; de sobra
+_THREADS = 32  # lo que Server: de sobra para esperar a un disco o a una base de datos; cada hilo, unos 100 KB
+_MOST_THREADS = 1000  # con más, los hilos se estorban y el sistema puede no darlos: para eso está async def
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _EPILOG = f"""\
 Ctrl-C o SIGTERM lo detienen: deja de aceptar, entrega lo debido y termina. La segunda vez, corta ya.
@@ -44,8 +50,8 @@ Cada opción puede ir en el entorno: --puerto 7000 es SERVIDOR_TCP_PUERTO=7000. 
 
 código de salida:
   {OK:<4} se detuvo porque se le pidió
-  {FAILED:<4} no pudo escuchar (puerto ocupado, sin permiso, dirección ajena, un certificado que no sirve) o tuvo que
-       cortar conversaciones
+  {FAILED:<4} no pudo empezar (puerto ocupado, sin permiso, dirección ajena, un certificado o un servicio que no
+       sirven) o tuvo que cortar conversaciones
   2    opciones equivocadas
 """
 
@@ -58,6 +64,7 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
         parser = _parser(prog)
         options = parser.parse_args(argv)
         parser.require(options, "--tls-cert", "--tls-clave", "--tls-ca")
+        parser.require(options, "--servicio", "--recargar")
         return _run(options, chosen_limits(parser, options, SERVER_LIMITS))
     except KeyboardInterrupt:  # antes de atender señales: aún no había nada que entregar
         return OK
@@ -66,11 +73,30 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
 
 
 def _parser(prog: str | None) -> SpanishParser:
-    about = "Servidor de mensajes por TCP: responde cada mensaje en mayúsculas."
+    about = "Servidor de mensajes por TCP: responde cada mensaje en mayúsculas, o con la función de --servicio."
     parser = SpanishParser(prog, about, _EPILOG, "SERVIDOR_TCP_")
     where = "dirección donde escuchar, o unix:RUTA para un socket de Unix (%(default)s)"
     parser.add_argument("--host", type=host_name, default=_HOST, help=where)
     parser.add_argument("--puerto", type=port_number(0), default=_PORT, help="puerto; 0 toma uno libre (%(default)s)")
+    parser.add_argument(
+        "--servicio",
+        metavar="MODULO:FUNCION",
+        help="función de Python que responde cada mensaje: recibe su texto y devuelve otro; el módulo se busca primero "
+        "en esta carpeta (sin ella, mayúsculas)",
+    )
+    parser.add_argument(
+        "--hilos",
+        type=whole_number(0, _MOST_THREADS),
+        default=_THREADS,
+        metavar="N",
+        help="mensajes que responde a la vez una función que espera; 0, sin hilos: más rápido si nunca espera a nada "
+        "(%(default)s)",
+    )
+    parser.add_argument(
+        "--recargar",
+        action="store_true",
+        help="lee otra vez el servicio cuando cambian sus ficheros, sin cortar a nadie",
+    )
     parser.add_argument(
         "--registro",
         type=one_of(*FORMATS),
@@ -98,6 +124,21 @@ def _parser(prog: str | None) -> SpanishParser:
 
 
 def _run(options: argparse.Namespace, limits: Limits) -> int:
+    with FreshImports(options.servicio) if options.recargar else contextlib.nullcontext() as imports:
+        # Antes de que haya un bucle: un módulo puede querer el suyo mientras se importa.
+        try:
+            service = imports.load() if imports else _load(options.servicio)
+        except BadService as bad:
+            complain(bad_service(bad))
+            return FAILED
+        return _listen(options, limits, service, imports)
+
+
+def _load(name: str | None) -> Service:
+    return uppercase if name is None else load_service(name)
+
+
+def _listen(options: argparse.Namespace, limits: Limits, service: Service, imports: FreshImports | None) -> int:
     formatter = FORMATS[options.registro]()
     try:
         output = Output(*sink_of(sys.stdout), lambda count: formatter.format(lines_lost(count)))
@@ -106,12 +147,19 @@ def _run(options: argparse.Namespace, limits: Limits) -> int:
         return FAILED
     try:
         with logging_to(output.write, formatter, LEVELS[options.nivel]) as log:
-            return run(_serve(options, limits, log, output))
+            return run(_serve(options, limits, service, imports, log, output))
     finally:
         output.close()
 
 
-async def _serve(options: argparse.Namespace, limits: Limits, log: Log, output: Output) -> int:
+async def _serve(
+    options: argparse.Namespace,
+    limits: Limits,
+    service: Service,
+    imports: FreshImports | None,
+    log: Log,
+    output: Output,
+) -> int:
     loop = asyncio.get_running_loop()
     reporter = Reporter(log, loop)
     loop.set_exception_handler(reporter.failed)
@@ -121,7 +169,15 @@ async def _serve(options: argparse.Namespace, limits: Limits, log: Log, output: 
     except BadTLSFile as error:
         complain(bad_tls_file(error))
         return FAILED
-    server = Server(host=options.host, port=options.puerto, limits=limits, observer=reporter, tls=tls)
+    server = Server(
+        service,
+        options.host,
+        options.puerto,
+        limits=limits,
+        observer=reporter,
+        tls=tls,
+        threads=options.hilos,
+    )
     stop = asyncio.Event()
 
     hurry = False
@@ -146,7 +202,10 @@ async def _serve(options: argparse.Namespace, limits: Limits, log: Log, output: 
     reporter.listening(f"Servidor escuchando{where}...", server.addresses)
     if not tls and not all(map(_is_local, server.addresses)):
         reporter.not_encrypted()
+    reloading = loop.create_task(keep_fresh(imports, server, reporter)) if imports else None
     await stop.wait()
+    if reloading:
+        reloading.cancel()
     loop.set_exception_handler(lambda *_: None)  # acabando, lo que asyncio dejó aplazado ya no le importa a nadie
     if is_terminal(sys.stdout):
         output.write("")  # detrás de «^C»
