@@ -148,7 +148,7 @@ class Reporter(Observer):
             self._loop.call_later(_INTERVAL, partial(self._sum_up, event))
         if ration.admits(line):
             steps = trace(failed) if failed else []
-            if steps and ration.is_new("\n".join(steps)):
+            if steps and ration.is_new(tuple(step for step in steps if step.startswith("File"))):  # sin los mensajes
                 fields["traceback"] = steps
             self._tell(level, event, line, fields)
 
@@ -172,12 +172,12 @@ class Ration:
         self.hidden = 0
         self.last = ""
         self._shown: set[str] = set()
-        self._traces: set[str] = set()  # como mucho, uno por cada línea
+        self._paths: set[tuple[str, ...]] = set()  # como mucho, uno por cada línea
 
-    def is_new(self, trace: str) -> bool:
-        """Si ``trace`` no se ha escrito ya en este rato."""
-        new = trace not in self._traces
-        self._traces.add(trace)
+    def is_new(self, path: tuple[str, ...]) -> bool:
+        """Si el camino ``path`` de una excepción no se ha escrito ya en este rato."""
+        new = path not in self._paths
+        self._paths.add(path)
         return new
 
     def admits(self, line: str) -> bool:
