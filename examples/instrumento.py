@@ -36,8 +36,7 @@ _NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:E[+-]?\d+)?)\s*([A-Z]*)", _AS
 _UNDEFINED = '-113,"Undefined header"'
 _UNEXPECTED = '-108,"Parameter not allowed"'
 _MISSING = '-109,"Missing parameter"'
-_BAD_ASCII = re.ASCII | re.IGNORECASE  # la norma es de ASCII: «ſ» no es una «S»
-_NUMBER = '-104,"Data type error"'
+_BAD_NUMBER = '-104,"Data type error"'
 _BAD_UNIT = '-131,"Invalid suffix"'
 _TOO_BIG = '-222,"Data out of range"'
 _OVERFLOW = '-350,"Queue overflow"'
@@ -131,8 +130,8 @@ class Voltmeter:
 
 
 def _header(pattern: str) -> re.Pattern[str]:
-    """``MEASure[:DC]?`` como expresión: cada palabra, entera o solo sus mayúsculas; lo de los corchetes puede faltar, y los
-    dos puntos del principio, que en SCPI son la raíz, también."""
+    """``MEASure[:DC]?`` como expresión: cada palabra, entera o solo sus mayúsculas; lo de los corchetes puede faltar,
+    y los dos puntos del principio, que en SCPI son la raíz, también."""
     common = pattern.startswith("*")
     text = pattern.replace("?", r"\?").replace("*", r"\*").replace("[", "(?:").replace("]", ")?")
     text = re.sub("([A-Z]{3,4})([a-z]+)", lambda word: f"{word[1]}(?:{word[2]})?", text)
