@@ -253,7 +253,7 @@ def test_hostile_text_in_the_plain_log(tmp_path: Path) -> None:
     with failing(tmp_path) as server, connect(server.port) as sock:
         sock.sendall("\x1b[2J\u202ehola\n".encode())
         server.wait_for(r"(ValueError: \x1b[2J\u202ehola\n\x1b[31m\u202e\u2028\x85).")
-        server.wait_for('line 3, in fail\n      raise ValueError(text + "\\\\n')
+        server.wait_for("line 3, in fail\n      raise ValueError(text + ")
         assert not re.search(r"[\0-\x09\x0b-\x1f\x7f-\x9f\u2028\u202e]", server.output)
         assert len(server.output.splitlines()) == 5
 
