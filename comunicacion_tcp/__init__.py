@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from .errors import ServerFull as ServerFull
     from .errors import ServerNotRunning as ServerNotRunning
     from .errors import ServiceFailed as ServiceFailed
+    from .errors import ServiceTimedOut as ServiceTimedOut
     from .errors import TimedOut as TimedOut
     from .errors import TLSFailed as TLSFailed
     from .errors import TooLong as TooLong
@@ -99,6 +100,7 @@ _HOMES = {
     "ServerTLS": "tls",
     "Service": "services",
     "ServiceFailed": "errors",
+    "ServiceTimedOut": "errors",
     "TLSFailed": "errors",
     "TimedOut": "errors",
     "TooLong": "errors",

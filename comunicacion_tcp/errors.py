@@ -10,6 +10,7 @@ lee una persona, con qué hacer después, están en ``cli/sentences.py``.
     │   ├── TooLong                 del otro extremo
     │   ├── TooSlow                 del otro extremo; además termina la conversación
     │   └── ServiceFailed           nuestra: el servicio falló o devolvió algo que no es un mensaje
+    │       └── ServiceTimedOut         no respondió a tiempo
     ├── Refusal                 esa conexión recibe «ERROR: ...» y se cierra
     │   ├── ServerFull              no caben más
     │   └── AddressFull             no caben más desde esa dirección
@@ -78,6 +79,17 @@ class ServiceFailed(BadMessage):
 
     El texto no cuenta nada del interior del servicio: viaja a un desconocido.
     """
+
+
+class ServiceTimedOut(ServiceFailed):
+    """El servicio no respondió a tiempo.
+
+    ``seconds``: cuánto se le esperó.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"el servicio no respondió en {seconds:g} s")
+        self.seconds = seconds
 
 
 class Refusal(ComunicacionError):

@@ -34,6 +34,10 @@ El tiempo entra de fuera: quien usa el objeto mira ``awaiting_silence`` y, si el
 El trabajo de una llamada está acotado, para que nadie haga esperar a los demás: lo que se responde mensaje a mensaje
 (porque el servicio no sabe de otra manera, o porque alguno es malo) se deja al llegar a ``limits.messages_per_turn``
 mensajes o a ``limits.high_water`` bytes de respuestas. Entonces ``busy`` es cierto, y ``resume()`` sigue donde iba.
+
+Un servicio que espera (a un disco, a otra máquina) no se llama desde aquí, que los haría esperar a todos. Una
+conversación ``deferred`` pregunta: deja el mensaje en ``question`` y no sigue hasta que se le da la respuesta con
+``receive_answer()``. Va de mensaje en mensaje, y por eso las respuestas salen en su orden sin que nadie las ordene.
 """
 
 from __future__ import annotations
@@ -43,7 +47,7 @@ import re
 from collections import deque
 from collections.abc import Callable
 
-from .errors import BadMessage, MessageError, NotUTF8, ServiceFailed, TooLong, TooSlow
+from .errors import BadMessage, MessageError, NotUTF8, ServiceFailed, ServiceTimedOut, TooLong, TooSlow
 from .limits import DEFAULT_LIMITS, Limits
 from .services import Service, as_service, uppercase
 
@@ -62,18 +66,22 @@ class ServerProtocol:
     """El lado servidor de una conversación.
 
     Contrato: cada ``receive_*``, y ``resume``, devuelve los bytes que hay que enviar (quizá ninguno). Tras llamarla,
-    si ``unsettled`` es cierto, se miran ``ended`` (enviar lo devuelto, cerrar ese lado y no llamar más), ``busy``
-    (llamar a ``resume()`` antes que a ninguna otra), ``awaiting_silence`` y ``unfinished`` (ver arriba).
+    si ``unsettled`` es cierto, se miran ``ended`` (enviar lo devuelto, cerrar ese lado y no llamar más), ``question``
+    (hay que responderla), ``queued`` (llamar a ``resume()`` antes que a ninguna otra, si no hay pregunta),
+    ``awaiting_silence`` y ``unfinished`` (ver arriba).
 
     ``service``: un ``Service`` o una función ``str -> str``. ``lines_only``: si la conversación nace decidida por
-    líneas; por defecto, solo si el servicio no trabaja carácter a carácter.
+    líneas; por defecto, solo si el servicio no trabaja carácter a carácter. ``deferred``: si los mensajes se preguntan,
+    en vez de llamar a la función (que entonces puede ser ``async``); uno con atajo no espera a nada, y no se pregunta.
     """
 
     __slots__ = (
         "_answered",
         "_decided",
+        "_deferred",
         "_limit",
         "_limits",
+        "_owed_terminator",
         "_pending",
         "_service",
         "_skipped",
@@ -81,6 +89,8 @@ class ServerProtocol:
         "_unread",
         "bad_messages",
         "ended",
+        "input_over",
+        "question",
         "said_goodbye",
         "unsettled",
     )
@@ -91,8 +101,10 @@ class ServerProtocol:
         limits: Limits = DEFAULT_LIMITS,
         *,
         lines_only: bool | None = None,
+        deferred: bool = False,
     ) -> None:
         self._service = as_service(service)
+        self._deferred = deferred and not self._service.block
         self._limits = limits
         self._limit = limits.max_message  # a mano: se mira en cada lectura
         self._decided = not self._service.by_character if lines_only is None else lines_only
@@ -106,6 +118,11 @@ class ServerProtocol:
         # Inmutables y vacíos: no ocupan nada en cada conexión que se porta bien.
         self.bad_messages: tuple[BadMessage, ...] = ()
         """Los errores que ``take_bad_messages()`` aún no ha contado."""
+        self.question: str | None = None
+        """El mensaje que hay que responder, si lo hay: ``take_question()``."""
+        self._owed_terminator: bytes | None = None  # el de la pregunta que falta por responder
+        self.input_over = False
+        """Si el otro extremo ya dijo que no enviará más."""
         self._told: frozenset[type[BadMessage]] = frozenset()
         self.ended = False
         """Si la conversación terminó: no se responderá nada más."""
@@ -135,14 +152,39 @@ class ServerProtocol:
         return self._settle(self._receive(data))
 
     def resume(self) -> bytes:
-        """Otro turno para lo recibido que ``busy`` dice que falta por responder. Devuelve los bytes que enviar."""
+        """Otro turno para lo recibido que ``queued`` dice que falta por responder. Devuelve los bytes que enviar;
+        ninguno si hay una pregunta sin respuesta, que va antes."""
+        if self.awaiting_answer:
+            return b""
         # Solo un trozo: intentar el atajo con todo lo que falta en cada turno costaría más que responder.
         now, later = self._unread[: self._slice()], self._unread[self._slice() :]
         self._unread = b""
         reply = self._receive(now)
         if not self.ended:
             self._unread += later
-        return self._settle(reply)
+        return self._settle(reply + self._end_input())
+
+    def take_question(self) -> str | None:
+        """El mensaje que hay que responder con ``receive_answer()``, una sola vez; después, ``None``."""
+        question, self.question = self.question, None
+        return question
+
+    def receive_answer(self, outcome: Callable[[], object]) -> bytes:
+        """La respuesta a la pregunta: lo que devuelva ``outcome()``, o lance. Devuelve los bytes que enviar."""
+        terminator, self._owed_terminator = self._owed_terminator, None
+        if terminator is None or self.ended:
+            return b""
+        try:
+            reply = self._fits(_reply(outcome)) + terminator
+        except BadMessage as bad:
+            reply = self._error(bad) + terminator
+        return self._settle(reply + self._end_input())
+
+    def change_service(self, service: Service, *, deferred: bool) -> None:
+        """Desde el mensaje siguiente responde ``service``. Si no trabaja carácter a carácter, por líneas."""
+        self._service = service
+        self._deferred = deferred and not service.block
+        self._decided = self._decided or not service.by_character
 
     def receive_silence(self) -> bytes:
         """El otro extremo lleva callado ``limits.goodbye_silence`` segundos. Devuelve los bytes que enviar."""
@@ -166,22 +208,28 @@ class ServerProtocol:
 
     def receive_eof(self) -> bytes:
         """El otro extremo no enviará más; eso acaba su último mensaje. Devuelve los bytes que enviar."""
-        replies = []
-        while self.busy:
-            replies.append(self.resume())
-        if not self.ended:
-            replies.append(self._settle(self._end_input()))
-        return b"".join(replies)
+        self.input_over = True
+        return self._settle(self._end_input())
 
     @property
-    def busy(self) -> bool:
+    def queued(self) -> bool:
         """Si hay mensajes recibidos que esperan otro turno: ``resume()``."""
         return bool(self._unread)
 
     @property
+    def awaiting_answer(self) -> bool:
+        """Si hay una pregunta sin respuesta."""
+        return self._owed_terminator is not None
+
+    @property
+    def busy(self) -> bool:
+        """Si falta algo por responder de lo recibido."""
+        return bool(self._unread) or self.awaiting_answer
+
+    @property
     def unfinished(self) -> bool:
         """Si hay un mensaje empezado cuyo final no ha llegado."""
-        return (bool(self._pending) or self.skipping) and not self._unread and not self.ended
+        return (bool(self._pending) or self.skipping) and not self.busy and not self.ended
 
     @property
     def skipping(self) -> bool:
@@ -196,8 +244,9 @@ class ServerProtocol:
         return held and not self._decided and not self.ended
 
     def take_bad_messages(self) -> tuple[BadMessage, ...]:
-        """Los errores que se han respondido, para contarlos a quien opera: el primero de cada clase en toda la
-        conversación, y cada uno una sola vez (un cliente hostil no debe poder llenar un registro)."""
+        """Los errores que se han respondido, para contarlos a quien opera, y cada uno una sola vez. De los que son
+        culpa del otro extremo, el primero de cada clase en toda la conversación (uno hostil no debe poder llenar un
+        registro); de los del servicio, que son nuestra, todos."""
         bad, self.bad_messages = self.bad_messages, ()
         self._settle(b"")
         return bad
@@ -206,6 +255,9 @@ class ServerProtocol:
 
     def _receive(self, data: bytes) -> bytes:
         if self.ended:
+            return b""
+        if self.awaiting_answer:
+            self._unread += data
             return b""
         if self._unread:  # sin esperar su turno: no debería, pero no se pierde nada
             data, self._unread = self._unread + data, b""
@@ -216,15 +268,19 @@ class ServerProtocol:
         return self._receive_piece(data)
 
     def _end_input(self) -> bytes:
-        rest = bytes(self._pending)
-        if rest == _GOODBYE or self._answered + rest == _GOODBYE:
+        """Si la entrada acabó y todo lo demás está respondido, acaba el último mensaje y la conversación."""
+        if not self.input_over or self.busy or self.ended:
+            return b""
+        rest, answered, self._answered = self._take_pending(), self._answered, b""
+        if rest == _GOODBYE or answered + rest == _GOODBYE:
             return self._say_goodbye(b"")
-        self.ended = True
-        return self._answer(rest) if rest else b""
+        reply = self._answer(rest) if rest else b""
+        self.ended = not self.busy
+        return reply
 
     def _settle(self, reply: bytes) -> bytes:
         self.unsettled = bool(
-            self._pending or self._unread or self.bad_messages or self._skipped is not None or self.ended
+            self._pending or self.busy or self.bad_messages or self._skipped is not None or self.ended
         )
         return reply
 
@@ -268,7 +324,7 @@ class ServerProtocol:
         goodbye = re.fullmatch(_GOODBYE_LINE, answered + line)
         if goodbye:
             return self._say_goodbye(goodbye[1])
-        return self._answer(line) + self._receive_lines(data[end:])
+        return self._answer(line) + self._receive(data[end:])
 
     # -- líneas ---------------------------------------------------------------------------------------------
 
@@ -281,7 +337,7 @@ class ServerProtocol:
             reply = self._answer_lines(self._take_pending() + data[:end])
             if self.ended:
                 return reply
-            if self._unread:
+            if self.busy:
                 self._unread += data[end:]
                 return reply
         self._keep(data[end:])
@@ -296,8 +352,9 @@ class ServerProtocol:
         goodbye = re.search(_GOODBYE_LINE, block) if _GOODBYE in block else None
         if not goodbye:
             return self._answer(block)
-        reply = self._answer(block[: goodbye.start()])
-        if self._unread:
+        before = block[: goodbye.start()]
+        reply = self._answer(before) if before else b""
+        if self.busy:
             self._unread += block[goodbye.start() :]  # ya se verá otra vez cuando le toque
             return reply
         return reply + self._say_goodbye(goodbye[1])
@@ -364,10 +421,10 @@ class ServerProtocol:
         # Por mitades, los mensajes buenos siguen yendo en bloque: si no, uno malo haría pagar por separado los cientos
         # de miles que caben en una lectura.
         replies: list[bytes] = []
-        size, turn = 0, self._limits.messages_per_turn
+        size, turn = 0, self._turn()
         parts = [block]
         untried = bool(later)  # este trozo, por sí solo, aún puede ir en bloque
-        while parts and turn > 0 and size < self._limits.high_water:
+        while parts and turn > 0 and size < self._limits.high_water and not self.awaiting_answer:
             part = parts.pop()
             reply = self._shortcut(part) if untried else b""
             untried = True
@@ -392,24 +449,34 @@ class ServerProtocol:
         self._unread = b"".join((*reversed(parts), later))
         return b"".join(replies)
 
+    def _turn(self) -> int:
+        """Mensajes de un turno, de los que van de uno en uno; si se preguntan, tras cada pregunta hay que esperar."""
+        return 1 if self._deferred else self._limits.messages_per_turn
+
     def _slice(self) -> int:
         """Bytes que se miran en un turno de los que van mensaje a mensaje."""
-        return max(_FEW_BYTES, self._limits.messages_per_turn * _SHORT_MESSAGE)
+        return max(_FEW_BYTES, self._turn() * _SHORT_MESSAGE)
 
     def _answer_message(self, body: bytes, newline: bytes) -> bytes:
         message, terminator = _split_terminator(body + newline)
         try:
             if self._is_too_long(body):
                 raise TooLong(self._limit)
-            reply = _call(self._service.function, message)
-            if len(reply) > self._limits.max_output:
-                raise ServiceFailed(f"la respuesta pasa de {self._limits.max_output} bytes")
-            return reply + terminator
+            text = _decode(message)
+            if self._deferred:
+                self.question, self._owed_terminator = text, terminator
+                return b""
+            return self._fits(_reply(self._service.function, text)) + terminator
         except BadMessage as bad:
             return self._error(bad) + terminator
 
+    def _fits(self, reply: bytes) -> bytes:
+        if len(reply) > self._limits.max_output:
+            raise ServiceFailed(f"la respuesta pasa de {self._limits.max_output} bytes")
+        return reply
+
     def _error(self, bad: BadMessage) -> bytes:
-        if type(bad) not in self._told:
+        if isinstance(bad, ServiceFailed) or type(bad) not in self._told:
             self._told |= {type(bad)}
             self.bad_messages += (bad,)
         return f"ERROR: {bad}".encode()
@@ -498,15 +565,18 @@ class ClientProtocol:
         self._pending.clear()
 
 
-def _call(function: Callable[[str], str], message: bytes) -> bytes:
-    """La respuesta de ``function`` a un mensaje, o el ``BadMessage`` que la sustituye."""
+def _decode(message: bytes) -> str:
     try:
-        text = message.decode()
+        return message.decode()
     except UnicodeDecodeError as error:
         raise NotUTF8 from error
+
+
+def _reply(call: Callable[..., object], *message: str) -> bytes:
+    """La respuesta que da ``call(*message)``, o el ``BadMessage`` que la sustituye."""
     try:
-        reply = function(text)
-    except KeyboardInterrupt:
+        reply = call(*message)
+    except (KeyboardInterrupt, ServiceTimedOut):
         raise
     except BaseException as error:  # todo: un exit() en el servicio tampoco apaga el servidor
         raise ServiceFailed("el servicio falló con este mensaje") from error

@@ -6,9 +6,9 @@ Aquí no se inventan entradas (``target.py``) ni se guardan (``run.py``). Una en
 
 Son cinco cifras (cualquier byte vale: se cuenta desde «0» y se toma el resto) y un guion. Las cifras: servicio (su
 puesto en ``SERVICES``), cómo nace la conversación (según el servicio, por líneas, por decidir), si los trozos van
-como vienen o byte a byte, cuánto pasa de 16 el máximo por mensaje (49: sin máximo), y lo que cabe en un turno
-(``_TURNS``). En el guion ``|`` corta, ``~`` corta y calla 20 ms, y ``*`` (solo el primero) envía de una vez muchas
-copias del trozo. El fin llega solo.
+como vienen (0), byte a byte (1) o como vienen y preguntando los mensajes (2), cuánto pasa de 16 el máximo por mensaje
+(49: sin máximo), y lo que cabe en un turno (``_TURNS``). En el guion ``|`` corta, ``~`` corta y calla 20 ms, y ``*``
+(solo el primero) envía de una vez muchas copias del trozo. El fin llega solo.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import functools
 import re
 from collections.abc import Callable
 
+from comunicacion_tcp.errors import ServiceFailed
 from comunicacion_tcp.limits import MIN_MESSAGE, Limits
 from comunicacion_tcp.protocol import ClientProtocol, ServerProtocol
 from comunicacion_tcp.services import Service, uppercase
@@ -62,6 +63,17 @@ def hasty(block: bytes) -> bytes:
     return block.decode().title().encode()
 
 
+def quote(message: str) -> str:
+    """Responde algo hasta a un mensaje vacío: se nota si se le llama de más."""
+    return f"<{message}>"
+
+
+def answer_quote(message: bytes) -> bytes:
+    """Lo que por el cable responde ``quote``, según el modelo."""
+    upper = model.answer(message)
+    return upper if upper == model.NOT_UTF8 else b"<" + message + b">"
+
+
 def answer_capricious(message: bytes) -> bytes:
     """Lo que por el cable responde ``capricious``, según el modelo."""
     try:
@@ -78,6 +90,7 @@ SERVICES: tuple[tuple[Service, Callable[[bytes], bytes]], ...] = (
     (Service(str.upper, block=lambda block: b"" if b"!" in block else block.decode().upper().encode()), model.answer),
     (Service(capricious), answer_capricious),
     (Service(capricious, block=hasty), answer_capricious),
+    (Service(quote), answer_quote),
 )
 
 
@@ -116,10 +129,10 @@ def check(data: bytes) -> None:
     steps = read_script(data[OPTIONS:], byte_by_byte=cutting % 4 == 1)
     stream = b"".join(step for step in steps if isinstance(step, bytes))
 
-    conversation = ServerProtocol(service, limits, lines_only=lines_only)
-    early = play(conversation, steps)
+    conversation = ServerProtocol(service, limits, lines_only=lines_only, deferred=cutting % 4 == 2)
+    early = play(conversation, steps, service.function)
     over = conversation.ended
-    reply = early + play(conversation, [EOF])
+    reply = early + play(conversation, [EOF], service.function)
     by_lines = not service.by_character if lines_only is None else lines_only
     if by_lines:
         assert reply == answer_lines(stream, limit, answer)
@@ -139,7 +152,7 @@ def check(data: bytes) -> None:
     assert conversation.ended
     assert conversation.said_goodbye == (FAREWELL in reply[-len(FAREWELL) - 2 :])
     assert not play(conversation, [b"x\n", SILENCE, EOF])
-    told = [type(bad) for bad in conversation.take_bad_messages()]
+    told = [type(bad) for bad in conversation.take_bad_messages() if not isinstance(bad, ServiceFailed)]
     assert len(set(told)) == len(told)
     assert not told or b"ERROR: " in reply
     check_client(steps)

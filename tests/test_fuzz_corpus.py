@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -65,8 +67,14 @@ class LeavesAtAnyGoodbye(ServerProtocol):
 
 
 class GrowsByOne(ServerProtocol):
-    def __init__(self, service: object, limits: Limits, *, lines_only: bool | None = None) -> None:
-        super().__init__(service, Limits(max_message=limits.max_message + 1), lines_only=lines_only)  # type: ignore[arg-type]
+    def __init__(self, service: object, limits: Limits, **named: Any) -> None:
+        super().__init__(service, Limits(max_message=limits.max_message + 1), **named)  # type: ignore[arg-type]
+
+
+class SkipsWhatComesAfterAQuestion(ServerProtocol):
+    def receive_answer(self, outcome: Callable[[], object]) -> bytes:
+        self._unread = b""
+        return super().receive_answer(outcome)
 
 
 class Raises(ServerProtocol):
@@ -89,7 +97,7 @@ class ClientSplitsAtEveryRead(ClientProtocol):
     "broken",
     [
         *(DropsCarriageReturns, ForgetsTheCut, AnswersLate, IgnoresSilence, LeavesAtAnyGoodbye, GrowsByOne, Raises),
-        *(TellsTwice, ClientSplitsAtEveryRead),
+        *(TellsTwice, SkipsWhatComesAfterAQuestion, ClientSplitsAtEveryRead),
     ],
 )
 def test_a_broken_protocol_does_not_pass(broken: type, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,13 +111,13 @@ def test_a_broken_protocol_does_not_pass(broken: type, monkeypatch: pytest.Monke
 def test_a_script_reaches_every_service(kind: int, monkeypatch: pytest.MonkeyPatch) -> None:
     used = []
 
-    def spy(service: object, limits: Limits, *, lines_only: bool | None) -> ServerProtocol:
-        used.append((service, limits.max_message, lines_only))
-        return ServerProtocol(service, limits, lines_only=lines_only)  # type: ignore[arg-type]
+    def spy(service: object, limits: Limits, **named: Any) -> ServerProtocol:
+        used.append((service, limits.max_message, named))
+        return ServerProtocol(service, limits, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(check, "ServerProtocol", spy)
-    check.check(f"{kind}2040hola|".encode())
-    assert used[0] == (check.SERVICES[kind][0], 20, False)
+    check.check(f"{kind}2240hola|".encode())
+    assert used[0] == (check.SERVICES[kind][0], 20, {"lines_only": False, "deferred": True})
 
 
 def test_a_script_becomes_steps() -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NoReturn
 
 import pytest
 
-from comunicacion_tcp.errors import MessageError, NotUTF8, ServiceFailed, TooLong, TooSlow
+from comunicacion_tcp.errors import MessageError, NotUTF8, ServiceFailed, ServiceTimedOut, TooLong, TooSlow
 from comunicacion_tcp.limits import Limits
 from comunicacion_tcp.protocol import ClientProtocol, ServerProtocol
 from comunicacion_tcp.services import Service, uppercase
@@ -161,6 +162,12 @@ def test_a_service_that_misbehaves_costs_only_its_message(function: object, erro
     assert [type(bad) for bad in conversation.take_bad_messages()] == [ServiceFailed]
 
 
+@pytest.mark.parametrize("deferred", [False, True])
+def test_a_goodbye_alone_asks_nothing_of_the_service(deferred: bool) -> None:
+    conversation = ServerProtocol(lambda message: f"<{message}>", deferred=deferred)
+    assert play(conversation, [b"DESCONEXION\n"], lambda message: f"<{message}>") == BYE + b"\n"
+
+
 def test_any_other_service_speaks_only_lines_unless_told() -> None:
     assert replies(ServerProtocol(str.title), b"hola ", b"mundo\n") == [b"", b"Hola Mundo\n"]
     assert replies(ServerProtocol(str.title, lines_only=False), b"hola") == [b"Hola"]
@@ -242,7 +249,10 @@ def test_what_follows_waits_for_its_turn() -> None:
     assert conversation.resume() == b"F\n"
     assert not conversation.unsettled
     assert conversation.receive_data(b"g\nh\ni\nj") == b"G\nH\n"
-    assert conversation.receive_eof() == b"I\nJ"
+    assert conversation.receive_eof() == b""
+    assert not conversation.ended
+    assert conversation.resume() == b"I\nJ"
+    assert conversation.ended
 
 
 def test_the_replies_of_a_turn_are_bounded() -> None:
@@ -262,6 +272,135 @@ def test_a_shortcut_whose_reply_is_too_long_is_not_used() -> None:
     service = Service(lambda message: "bien", block=lambda block: b"x" * 101)
     assert ServerProtocol(service, limits).receive_data(b"a\nb\n") == b"bien\nbien\n"
     assert ServerProtocol(service, limits).receive_data(b"a\nb\nc") == b"bien\nbien\n"
+
+
+# -- preguntar en vez de llamar -----------------------------------------------------------------------------
+
+
+def asking(**limits: int) -> ServerProtocol:
+    return ServerProtocol(str.title, Limits(**limits), deferred=True)
+
+
+def test_a_deferred_conversation_asks_one_message_at_a_time() -> None:
+    conversation = asking()
+    assert conversation.receive_data(b"uno\r\ndos\ntr") == b""
+    assert conversation.unsettled
+    assert conversation.awaiting_answer
+    assert conversation.queued
+    assert not conversation.unfinished
+    assert conversation.take_question() == "uno"
+    assert conversation.take_question() is None
+    assert conversation.resume() == b""  # antes va la respuesta
+    assert conversation.receive_data(b"es\nDESCONEXION\n") == b""
+    assert conversation.receive_answer(lambda: "Uno") == b"Uno\r\n"
+    assert conversation.receive_answer(lambda: "de más") == b""
+    assert conversation.resume() == b""
+    assert conversation.take_question() == "dos"
+    assert conversation.receive_answer(lambda: "Dos") == b"Dos\n"
+    assert conversation.resume() == b""
+    assert conversation.take_question() == "tres"
+    assert not conversation.ended
+    assert conversation.receive_answer(lambda: "Tres") == b"Tres\n"
+    assert conversation.resume() == BYE + b"\n"
+    assert conversation.said_goodbye
+
+
+def test_the_end_of_input_waits_for_the_answers() -> None:
+    conversation = asking()
+    conversation.receive_data(b"uno\ndos")
+    assert conversation.receive_eof() == b""
+    assert conversation.take_question() == "uno"
+    assert conversation.receive_answer(lambda: "Uno") == b"Uno\n"
+    assert not conversation.ended
+    assert conversation.resume() == b""
+    assert conversation.take_question() == "dos"
+    assert conversation.receive_answer(lambda: "Dos") == b"Dos"
+    assert conversation.ended
+    assert not conversation.said_goodbye
+
+
+def test_the_end_of_input_behind_a_goodbye_that_waits() -> None:
+    conversation = asking()
+    conversation.receive_data(b"uno\nDESCONEXION")
+    conversation.receive_eof()
+    assert conversation.receive_answer(lambda: "Uno") == b"Uno\n"
+    assert conversation.resume() == BYE
+    assert conversation.said_goodbye
+
+
+def test_the_errors_of_others_are_not_asked_and_keep_their_place() -> None:
+    conversation = asking(max_message=16)
+    assert play(conversation, [b"\xff\nhola\n" + b"x" * 17 + b"\ny\n" + b"x" * 40, EOF], str.title) == (
+        "ERROR: el mensaje no es UTF-8 válido\nHola\nERROR: el mensaje pasa de 16 bytes\nY\n"
+        "ERROR: el mensaje pasa de 16 bytes".encode()
+    )
+
+
+def test_a_message_too_long_behind_a_question_waits_for_it() -> None:
+    conversation = asking(max_message=16)
+    assert conversation.receive_data(b"hola\n" + b"x" * 40) == b""
+    assert conversation.receive_answer(lambda: "Hola") == b"Hola\n"
+    assert conversation.resume() == b"ERROR: el mensaje pasa de 16 bytes"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "error"),
+    [
+        (explode, "el servicio falló con este mensaje"),
+        (leave, "el servicio falló con este mensaje"),
+        (lambda _: 5, "el servicio no devolvió texto"),
+        (lambda _: "x" * 5001, "la respuesta pasa de 5000 bytes"),
+    ],
+)
+def test_a_bad_answer_costs_only_its_message(outcome: Callable[[str], object], error: str) -> None:
+    conversation = asking(max_output=5000, max_message=1000)
+    for _ in range(2):
+        conversation.receive_data(b"mal\n")
+        assert conversation.receive_answer(lambda: outcome("mal")) == f"ERROR: {error}\n".encode()
+    # Los fallos del servicio se cuentan todos: son de quien opera.
+    assert [type(bad) for bad in conversation.take_bad_messages()] == [ServiceFailed] * 2
+
+
+def test_an_answer_that_does_not_come() -> None:
+    conversation = asking()
+    conversation.receive_data(b"hola\n")
+
+    def late() -> NoReturn:
+        raise ServiceTimedOut(3)
+
+    assert conversation.receive_answer(late) == "ERROR: el servicio no respondió en 3 s\n".encode()
+    assert [type(bad) for bad in conversation.take_bad_messages()] == [ServiceTimedOut]
+
+
+def test_a_bare_client_is_asked_by_pieces() -> None:
+    conversation = ServerProtocol(Service(str.upper, by_character=True), deferred=True)
+    assert conversation.receive_data("ñandú".encode()[:-1]) == b""
+    assert conversation.take_question() == "ñand"
+    assert not conversation.awaiting_silence
+    assert conversation.receive_data("ú".encode()[1:] + b"\nDESC") == b""
+    assert conversation.receive_silence() == conversation.receive_deadline() == b""
+    assert conversation.receive_answer(lambda: "ÑAND") == "ÑAND".encode()
+    assert conversation.resume() == b""
+    assert conversation.take_question() == "ú"
+    assert conversation.receive_answer(lambda: "Ú") == "Ú\n".encode()
+    assert conversation.resume() == b""
+    assert conversation.unfinished
+
+
+def test_a_service_with_a_shortcut_is_never_asked() -> None:
+    assert ServerProtocol(uppercase, deferred=True).receive_data(b"hola\n") == b"HOLA\n"
+
+
+def test_the_service_changes_from_the_next_message() -> None:
+    conversation = ServerProtocol()
+    assert conversation.receive_data(b"hola") == b"HOLA"
+    conversation.change_service(Service(str.title), deferred=True)
+    assert conversation.receive_data(b"hola") == b""  # el nuevo, solo por líneas
+    assert conversation.receive_data(b"\n") == b""
+    assert conversation.take_question() == "hola"
+    conversation.change_service(uppercase, deferred=True)
+    assert conversation.receive_answer(lambda: "del de antes") == b"del de antes\n"
+    assert conversation.receive_data(b"hola\n") == b"HOLA\n"
 
 
 # -- el plazo de un mensaje ---------------------------------------------------------------------------------

@@ -80,6 +80,23 @@ def test_a_service_without_a_shortcut_answers_the_same(stream: bytes, places: li
     assert play(slow, [*cut(stream, places), EOF]) == answer_lines(stream, LIMIT)
 
 
+@given(pieces, places, places)
+def test_answers_that_come_late_keep_their_order(stream: bytes, places: list[int], moments: list[int]) -> None:
+    # Cada respuesta llega cuando quiere: tras otro trozo, tras dos, o al final.
+    conversation = ServerProtocol(Service(str.upper), Limits(max_message=LIMIT), deferred=True)
+    reply, late = b"", itertools.cycle([*moments, 0])
+    for step in cut(stream, places):
+        assert isinstance(step, bytes)
+        reply += conversation.receive_data(step)
+        for _ in range(next(late) % 3):
+            question = conversation.take_question()
+            if question is not None:
+                reply += conversation.receive_answer(question.upper)
+            reply += conversation.resume() if conversation.queued else b""
+    assert reply + play(conversation, [EOF]) == answer_lines(stream, LIMIT)
+    assert conversation.ended
+
+
 @given(st.lists(good_text.map(lambda text: text.rstrip("\r")), max_size=6), places, places)
 def test_two_real_ends_and_a_fake_wire(messages: list[str], there: list[int], back: list[int]) -> None:
     messages = [message for message in messages if message != GOODBYE.decode()]

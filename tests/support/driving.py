@@ -5,7 +5,8 @@ Lo comparten las pruebas que no tocan la red y el fuzzer (``fuzz/check.py``). Qu
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 from comunicacion_tcp.protocol import ServerProtocol
 
@@ -27,22 +28,26 @@ FRAGMENTS = [
 ]
 
 
-def settle(conversation: ServerProtocol, reply: bytes) -> bytes:
-    """``reply`` y lo que falte: una llamada puede dejar trabajo para otra vuelta, y va antes que lo siguiente."""
+def settle(conversation: ServerProtocol, reply: bytes, function: Callable[[str], str] = str.upper) -> bytes:
+    """``reply`` y lo que falte: una llamada puede dejar trabajo para otra vuelta, y va antes que lo siguiente. Lo que
+    pregunte lo responde ``function``."""
     while conversation.busy:
+        question = conversation.take_question()
+        if question is not None:
+            reply += conversation.receive_answer(partial(function, question))
         reply += conversation.resume()
     return reply
 
 
-def play(conversation: ServerProtocol, steps: Iterable[Step]) -> bytes:
-    """Lo que responde a estos pasos, en este orden."""
+def play(conversation: ServerProtocol, steps: Iterable[Step], function: Callable[[str], str] = str.upper) -> bytes:
+    """Lo que responde a estos pasos, en este orden. ``function``, como en ``settle``."""
     reply = b""
     for step in steps:
         if isinstance(step, bytes):
             said = conversation.receive_data(step)
         else:
             said = {SILENCE: conversation.receive_silence, EOF: conversation.receive_eof}[step]()
-        said = settle(conversation, said)
+        said = settle(conversation, said, function)
         assert not (said and conversation.awaiting_silence), "espera el silencio con algo que enviar"
         reply += said
     return reply

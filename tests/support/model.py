@@ -90,5 +90,6 @@ def answer_steps(steps: Iterable[Step], limit: int, answer: Answer = answer) -> 
             held = decoder.getstate()[0]
             done = rest[: len(rest) - len(held)]
             size = len(done) - done.endswith(b"\r")
-            reply += too_long(limit) if size > limit else answer(done)
+            if done:
+                reply += too_long(limit) if size > limit else answer(done)
     return reply
