@@ -5,27 +5,13 @@ from __future__ import annotations
 import json
 import re
 import signal
-import socket
 from pathlib import Path
 
 import pytest
 
 from ..support.modules import write
 from ..support.programs import SERVER, Program, fails, run, running_server
-from ..support.sockets import connect, receive, receive_all
-from ..support.waiting import wait_until
-
-
-def ask(sock: socket.socket, text: str) -> str:
-    """La línea que responde el servidor a la línea ``text``."""
-    sock.sendall(text.encode() + b"\n")
-    line = b""
-    while not line.endswith(b"\n"):
-        more = receive(sock, 1)
-        assert more, line
-        line += more
-    return line.decode().removesuffix("\n")
-
+from ..support.sockets import ask, connect, receive, receive_all
 
 # -- qué se sirve -------------------------------------------------------------------------------------------
 
@@ -221,60 +207,3 @@ def test_one_that_takes_too_long_is_an_error_and_the_conversation_goes_on(tmp_pa
         server.wait_for("Mensaje erróneo")
         server.signal(signal.SIGTERM)  # el hilo que sigue esperando no impide acabar
         assert server.wait() == 0
-
-
-# -- --recargar ---------------------------------------------------------------------------------------------
-
-
-def test_a_good_edit_answers_the_next_message_of_who_was_already_there(tmp_path: Path) -> None:
-    write(tmp_path / "mio.py", "import ayuda\ndef responder(texto): return texto + ayuda.final")
-    write(tmp_path / "ayuda.py", "final = '1'")
-    options = ("--servicio", "mio:responder", "--recargar")
-    with running_server(*options, cwd=tmp_path) as (server, port), connect(port) as sock:
-        assert ask(sock, "a") == "a1"
-        write(tmp_path / "ayuda.py", "final = '2'")  # del mismo tamaño
-        server.wait_for("Servicio recargado: desde ahora responde el nuevo mio:responder.\n")
-        assert ask(sock, "a") == "a2"
-        write(tmp_path / "mio.py", "async def responder(texto): return texto + '3'")
-        wait_until(lambda: ask(sock, "a") == "a3", "que responda el nuevo")
-        assert server.output.count("Conexión aceptada") == 1
-        assert server.errors == ""
-
-
-def test_a_bad_edit_is_told_once_and_the_old_one_goes_on_until_it_is_fixed(tmp_path: Path) -> None:
-    write(tmp_path / "mio.py", "def responder(texto): return texto + '1'")
-    options = ("--servicio", "mio:responder", "--recargar")
-    with running_server(*options, cwd=tmp_path) as (server, port), connect(port) as sock:
-        for source, words in (
-            ("def responder(texto: return texto", "«mio» tiene algo que no es Python (mio.py:1)"),
-            ("import ayuda\ndef responder(texto): return texto + ayuda.final", "«mio» importa «ayuda» (mio.py:1)"),
-        ):
-            write(tmp_path / "mio.py", source)
-            server.wait_for(f"Se sigue con el servicio de antes. {words}")
-            assert ask(sock, "a") == "a1"
-        write(tmp_path / "ayuda.py", "final = '2'")  # lo que faltaba: mio.py no cambia
-        server.wait_for("Servicio recargado")
-        assert ask(sock, "a") == "a2"
-        assert server.output.count("Se sigue con el servicio de antes") == 2
-        (tmp_path / "mio.py").rename(tmp_path / "mio.bak")
-        write(tmp_path / "nuevo.py", "def responder(texto): return texto + '3'")
-        (tmp_path / "nuevo.py").rename(tmp_path / "mio.py")
-        server.wait_for("Servicio recargado", times=2)
-        assert ask(sock, "a") == "a3"
-        assert server.errors == ""
-
-
-def test_a_module_that_never_ends_importing_stops_nothing(tmp_path: Path) -> None:
-    write(tmp_path / "mio.py", "def responder(texto): return texto + '1'")
-    options = ("--servicio", "mio:responder", "--recargar", "--registro", "fecha")
-    with running_server(*options, cwd=tmp_path) as (server, port), connect(port) as sock:
-        source = "import pathlib\npathlib.Path('empezado').touch()\nwhile True: pass"
-        write(tmp_path / "mio.py", source)
-        wait_until((tmp_path / "empezado").exists, "que lo importe")
-        assert ask(sock, "a") == "a1"
-        server.wait_for("error Se sigue con el servicio de antes. «mio» lleva demasiado importándose")
-        assert ask(sock, "a") == "a1"
-        server.signal(signal.SIGTERM)
-        assert server.wait() == 0
-        assert server.output.endswith("Servidor detenido.\n")
-        assert server.errors == ""
