@@ -98,7 +98,7 @@ def _find(name: str, module: Any, path: str) -> Any:
             place = _shown(file) if file else ""
             missing = ".".join(parts[:number])
             raise BadService(name, "no_name", missing, place=place, known=_near(part, found), cause=error) from error
-        except Exception as error:  # una propiedad puede hacer cualquier cosa
+        except (Exception, SystemExit) as error:  # una propiedad puede hacer cualquier cosa
             raise _import_failed(name, error) from error
     return found
 

@@ -42,6 +42,8 @@ class Echo:
     def pieces(self, text): yield text
     @property
     def broken(self): raise ValueError("rota")
+    @property
+    def exit(self): raise SystemExit
 class Pieces:
     def __call__(self, text): yield text
 echo, many = Echo(), Pieces()
@@ -135,6 +137,7 @@ def test_a_path_is_told_how_it_would_be_asked_for(folder: Path, name: str, hint:
         ("revers", "no_name", "revers"),
         ("echo.titel", "no_name", "echo.titel"),
         ("echo.broken", "import_failed", ""),
+        ("echo.exit", "import_failed", ""),
     ],
 )
 def test_what_cannot_be_served(folder: Path, name: str, problem: str, what: str) -> None:
