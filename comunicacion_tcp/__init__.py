@@ -10,6 +10,7 @@ El mapa de la casa; los imports van solo hacia abajo (lo vigila ``tests/test_arc
     server        el transporte: asyncio alrededor del protocolo; entregar, cerrar
     tls_transport TLS entre un transporte de asyncio y una conexión
     listener      los sockets a la escucha: abrirlos y aceptar de ellos
+    workers       dónde se ejecuta un servicio que espera: hilos o tareas
     deadlines     muchos plazos iguales con un solo temporizador
     descriptors   cuántos descriptores quedan, y pedir más
     client        Client, el que espera: un socket bloqueante alrededor del mismo protocolo

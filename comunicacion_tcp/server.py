@@ -12,21 +12,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import socket
 from collections.abc import Callable
 from types import TracebackType
-from typing import cast
+from typing import NoReturn, cast
 
 from .addresses import Peer, format_address, unix_path
 from .deadlines import Deadlines
 from .descriptors import room
-from .errors import AddressFull, BadMessage, BadTLSFile, Refusal, ServerFull, TLSFailed
+from .errors import AddressFull, BadMessage, BadTLSFile, Refusal, ServerFull, ServiceTimedOut, TLSFailed
 from .limits import DEFAULT_LIMITS, Limits
 from .listener import Listener, open_sockets
 from .protocol import ServerProtocol
 from .services import Service, as_service, uppercase
 from .tls import ServerTLS, tls_error
 from .tls_transport import TLSTransport
+from .workers import Job, Outcome, Tasks, Threads, Workers
 
 __all__ = ["Connection", "Observer", "Peer", "Server"]
 
@@ -34,6 +36,7 @@ _READ_SIZE = 64 * 1024  # bytes por lectura: lo que un socket suele tener listo;
 # Antes de detenerse, vueltas del bucle para leer de los recién aceptados: crear el transporte, presentarlo, empezar a
 # leer, leer; y una de sobra. Quien ya había enviado megabytes se queda sin respuesta a los últimos.
 _TURNS_TO_READ = 5
+THREADS = 32  # hilos para el servicio: como concurrent.futures con muchos procesadores; callados, apenas ocupan
 
 
 class Observer:
@@ -64,7 +67,8 @@ class Observer:
         """Calló ``limits.idle_timeout`` segundos, y se le cierra."""
 
     def bad_message(self, peer: Peer, bad: BadMessage) -> None:
-        """Un mensaje recibió ``ERROR: ...``; se cuenta el primero de cada clase en cada conversación."""
+        """Un mensaje recibió ``ERROR: ...``. Se cuentan todos los fallos del servicio (``ServiceFailed``), y de los del
+        cliente el primero de cada clase en cada conversación."""
 
     def undelivered(self, peer: Peer) -> None:
         """El cliente no leyó a tiempo lo que se le debía, y se cortó."""
@@ -93,6 +97,7 @@ class Connection(asyncio.Protocol):
         "_conversation",
         "_farewell",
         "_peer",
+        "_question",
         "_server",
         "_timer",
         "_transport",
@@ -102,10 +107,13 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, server: Server, peer: Peer) -> None:
         self._server = server
-        self._conversation = ServerProtocol(server.service, server.limits, lines_only=server.lines_only)
+        self._conversation = ServerProtocol(
+            server.service, server.limits, lines_only=server.lines_only, deferred=server._workers is not None
+        )
         self._peer = peer
         self._timer: asyncio.TimerHandle | None = None  # el del silencio o, despidiéndose, el del cierre
         self._farewell: _Farewell | None = None  # despidiéndose
+        self._question: _Question | None = None  # la que está sin responder
 
     @property
     def peer(self) -> Peer:
@@ -150,12 +158,10 @@ class Connection(asyncio.Protocol):
             self._look_after(reply)
 
     def eof_received(self) -> bool:
-        if not self._conversation.ended:
-            reply = self._conversation.receive_eof()
-            if not self._conversation.said_goodbye:
-                self._server.observer.left(self._peer)
-            self._answer(reply)
-        self._transport.close()  # no queda nada por leer: cerrar entrega lo pendiente y no pierde nada
+        if self._conversation.ended:
+            self._transport.close()
+        else:
+            self._answer(self._conversation.receive_eof())
         return True  # es decir: no lo hagas tú, asyncio
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -219,6 +225,34 @@ class Connection(asyncio.Protocol):
         else:  # lee despacio, pero lee
             self._server._unread.start(self, left)
 
+    def change_service(self, service: Service, *, deferred: bool) -> None:
+        """Desde el mensaje siguiente responde ``service``."""
+        self._conversation.change_service(service, deferred=deferred)
+
+    def answered(self, outcome: Outcome) -> None:
+        """Hay respuesta a la pregunta."""
+        self._question = None
+        self._server._answering.stop(self)
+        if self._conversation.ended:
+            return
+        reply = self._conversation.receive_answer(outcome)
+        if reply:
+            self._transport.write(reply)
+        if self._transport.get_write_buffer_size():
+            self._look_after(reply)  # se seguirá cuando lea lo que ya tiene
+        else:
+            self._go_on()
+
+    def service_late(self) -> None:
+        """El servicio no ha respondido a tiempo."""
+        if self._question:
+            self._question.drop()
+
+            def outcome() -> NoReturn:
+                raise ServiceTimedOut(self._server.limits.service_timeout)
+
+            self.answered(outcome)
+
     # -- por dentro -----------------------------------------------------------------------------------------
 
     def _answer(self, reply: bytes) -> None:
@@ -234,11 +268,19 @@ class Connection(asyncio.Protocol):
         if conversation.ended:
             if conversation.said_goodbye:
                 self._server.observer.said_goodbye(self._peer)
+            elif conversation.input_over:
+                self._server.observer.left(self._peer)
             self._finish()
+            if conversation.input_over:
+                self._transport.close()  # no queda nada por leer: cerrar entrega lo pendiente y no pierde nada
         elif conversation.busy:
-            # Tiene más que responder: en otra vuelta del bucle, y cuando lea lo que ya tiene.
-            self._pause_reading()
-            if not self._transport.get_write_buffer_size():
+            self._server._unfinished.stop(self)
+            if conversation.queued:
+                self._pause_reading()
+            if conversation.question is not None:
+                self._ask()
+            elif not conversation.awaiting_answer and not self._transport.get_write_buffer_size():
+                # Tiene más que responder: en otra vuelta del bucle, y cuando lea lo que ya tiene.
                 self._server._loop.call_soon(self._go_on)
         else:
             if conversation.awaiting_silence:
@@ -256,7 +298,7 @@ class Connection(asyncio.Protocol):
         if conversation.ended:
             return
         reply = b""
-        if conversation.busy:
+        if conversation.queued:
             reply = conversation.resume()
             if reply:
                 self._transport.write(reply)
@@ -267,6 +309,22 @@ class Connection(asyncio.Protocol):
             if not self._transport.get_write_buffer_size():
                 self._resume_reading()
         self._look_after(reply)
+
+    def _ask(self) -> None:
+        """Pregunta al servicio. Mientras, se sigue leyendo: así se sabe si el cliente se va."""
+        message = self._conversation.take_question()
+        if message is None:
+            return
+        self._question = _Question(self)
+        self._server._answering.start(self)
+        try:
+            self._question.job = self._server._ask(message, self._question.answered)
+        except RuntimeError as error:  # el sistema no da más hilos
+
+            def outcome(error: RuntimeError = error) -> NoReturn:
+                raise error
+
+            self._server._loop.call_soon(self._question.answered, outcome)
 
     def _pause_reading(self) -> None:
         self._transport.pause_reading()
@@ -314,11 +372,37 @@ class Connection(asyncio.Protocol):
         self._cancel_timer()
         self._server._unfinished.stop(self)
         self._server._unread.stop(self)
+        if self._question:
+            self._server._answering.stop(self)
+            self._question.drop()
+            self._question = None
 
     def _cancel_timer(self) -> None:
         if self._timer:
             self._timer.cancel()
             self._timer = None
+
+
+class _Question:
+    """Una pregunta al servicio, y quién la hizo mientras le importe la respuesta."""
+
+    __slots__ = ("_connection", "job")
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection: Connection | None = connection
+        self.job: Job | None = None
+
+    def answered(self, outcome: Outcome) -> None:
+        """La respuesta; si ya no se espera, no hace nada."""
+        connection, self._connection = self._connection, None
+        if connection:
+            connection.answered(outcome)
+
+    def drop(self) -> None:
+        """Ya no se espera la respuesta."""
+        self._connection = None
+        if self.job:
+            self.job.cancel()
 
 
 class _ImpatientConnection(Connection):
@@ -340,6 +424,10 @@ class _ImpatientConnection(Connection):
         """El plazo ha vencido."""
         self._server.observer.idle(self._peer)
         self.dismiss(f"{self._server.limits.idle_timeout:g} s sin recibir nada; se cierra la conexión")
+
+    def _ask(self) -> None:
+        super()._ask()
+        self._server._idle.stop(self)  # no calla él: se le hace esperar
 
     def _pause_reading(self) -> None:
         super()._pause_reading()
@@ -445,8 +533,11 @@ class Server:
         async with Server(str.title, port=0) as server:
             print(server.addresses)
 
-    ``service``: un ``Service`` o una función ``str -> str``. ``host`` y ``port``: dónde escuchar (un nombre puede ser
-    varias direcciones; el puerto 0 toma uno libre, el mismo en todas; ``ValueError`` fuera de 0 a 65535). ``observer``:
+    ``service``: un ``Service`` o una función ``str -> str``, corriente o ``async``. ``host`` y ``port``: dónde escuchar
+    (un nombre puede ser varias direcciones; el puerto 0 toma uno libre, el mismo en todas; ``ValueError`` fuera de 0 a
+    65535). ``threads``: en cuántos hilos a la vez se ejecuta el servicio, para que si espera no haga esperar a los
+    demás. Con 1 va de uno en uno; con 0, en el hilo del bucle: lo más rápido si solo calcula un momento. A uno
+    ``async``, o con atajo (``Service.block``), no le hacen falta (``ValueError`` con menos de 0). ``observer``:
     a quién se le cuenta lo que pasa. ``lines_only``: si solo se atiende por líneas; por defecto, cuando el servicio no
     trabaja carácter a carácter. ``tls``: con qué cifrar; por defecto, no se cifra.
     """
@@ -459,11 +550,11 @@ class Server:
         host: str = "localhost",
         port: int = 5000,
         *,
+        threads: int = THREADS,
         limits: Limits = DEFAULT_LIMITS,
         observer: Observer | None = None,
         lines_only: bool | None = None,
         tls: ServerTLS | None = None,
-        threads: int = 32,
     ) -> None:
         self.lines_only = lines_only
         self._tls = tls
@@ -472,6 +563,11 @@ class Server:
         self.observer = observer or Observer()
         if not 0 <= port <= 65535:
             raise ValueError(f"port debe ser un número de 0 a 65535, no {port}")
+        if threads < 0:
+            raise ValueError(f"threads debe ser cero o más, no {threads}")
+        self._most_threads = threads
+        self._threads: Threads | None = None
+        self._workers: Workers | None = None  # a quién se pregunta, si el servicio espera
         self._host = host
         self._port = port
         self._listeners: list[Listener] = []
@@ -531,6 +627,21 @@ class Server:
             loop, self.limits.handshake_timeout, lambda handshake, _: handshake.late()
         )
         """En el saludo de TLS."""
+        self._answering: Deadlines[Connection] = Deadlines(
+            loop, self.limits.service_timeout, lambda connection, _: connection.service_late()
+        )
+        """Esperando al servicio."""
+        self._threads = Threads(loop, self._most_threads) if self._most_threads else None
+        self._workers = self._workers_for(self.service)
+
+    def change_service(self, service: Service | Callable[[str], str]) -> None:
+        """Desde el mensaje siguiente de cada conversación responde ``service``; lo que ya se preguntó lo responde el de
+        antes. Se llama en el hilo del bucle. Error: ``TypeError`` si no es un servicio."""
+        self.service = as_service(service)
+        self._workers = self._workers_for(self.service)
+        for connection in self._connections:
+            if isinstance(connection, Connection):
+                connection.change_service(self.service, deferred=self._workers is not None)
 
     async def drain(self, patience: float | None = None) -> int:
         """Deja de aceptar, entrega lo debido y cierra. Devuelve cuántas conversaciones hubo que cortar porque el
@@ -552,13 +663,10 @@ class Server:
         self._unread.close()
         self._idle.close()
         self._greeting.close()
+        self._answering.close()
+        if self._threads:
+            self._threads.close()
         return self._cut_count - before
-
-    def change_service(self, service: Service) -> None:
-        """PROVISIONAL."""
-        self.service = service
-        for connection in self._connections:
-            connection._conversation._service = service  # type: ignore[union-attr]
 
     def cut(self) -> None:
         """Corta todas las conversaciones sin entregar nada más."""
@@ -631,7 +739,16 @@ class Server:
             if not self._from[network]:
                 del self._from[network]  # la tabla no guarda más direcciones que conversaciones hay
 
+    def _workers_for(self, service: Service) -> Workers | None:
+        if service.block:  # es, por definición, de los que no esperan
+            return None
+        return Tasks(self._loop) if _is_async(service.function) else self._threads
+
     # -- para Connection ------------------------------------------------------------------------------------
+
+    def _ask(self, message: str, answered: Callable[[Outcome], object]) -> Job:
+        """Pregunta al servicio."""
+        return cast(Workers, self._workers).ask(self.service.function, message, answered)
 
     def _refusal(self, connection: Connection) -> Refusal | None:
         """Por qué no se atiende a ``connection``, si no se la atiende."""
@@ -662,6 +779,10 @@ class Server:
             self._count(connection.peer, -1)
         if not self._connections:
             self._all_gone.set()
+
+
+def _is_async(function: Callable[[str], object]) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
 def _network(peer: Peer) -> object | None:

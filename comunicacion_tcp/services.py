@@ -5,7 +5,7 @@ Aquí no se parten bytes en mensajes ni se juzga lo que devuelve una función: e
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from .records import Record
 
@@ -13,7 +13,8 @@ from .records import Record
 class Service(Record):
     """Lo que un servidor responde.
 
-    ``function``: recibe un mensaje (``str`` sin ``\\n``) y devuelve su respuesta (``str`` sin ``\\n``).
+    ``function``: recibe un mensaje (``str`` sin ``\\n``) y devuelve su respuesta (``str`` sin ``\\n``). Puede ser
+    ``async``.
 
     ``block``: el atajo, si lo hay. Recibe de una vez muchos mensajes enteros en UTF-8, cada uno con su
     terminador, y devuelve sus respuestas igual. Debe dar lo mismo que ``function`` mensaje a mensaje; si algo
@@ -23,7 +24,7 @@ class Service(Record):
     se puede contestar al vuelo a clientes que no envían terminador; si no, el servidor habla solo por líneas.
     """
 
-    function: Callable[[str], str]
+    function: Callable[[str], str] | Callable[[str], Awaitable[str]]
     block: Callable[[bytes], bytes] | None = None
     by_character: bool = False
 

@@ -43,12 +43,13 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
     __slots__ = (
         "_cause",
         "_end_owed",
+        "_fin_awaited",
+        "_fin_received",
         "_handshake",
         "_peer",
         "_protocol",
         "_raw",
         "_session",
-        "_telling_end",
         "_throwing_away",
     )
 
@@ -62,7 +63,8 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         self._cause: Exception | None = None
         self._throwing_away = False  # ya no enviaremos más: lo que llegue ni se descifra
         self._end_owed = False  # llegó un close_notify que la conexión no sabe aún: no lo quiere mientras no lee
-        self._telling_end = False  # dentro de un eof_received() debido a un close_notify
+        self._fin_received = False
+        self._fin_awaited = False  # la conexión sabe de un close_notify cuyo FIN no ha llegado
 
     # -- lo que avisa el transporte de verdad ---------------------------------------------------------------
 
@@ -99,6 +101,7 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
             self._tell_end()
 
     def eof_received(self) -> bool:
+        self._fin_received, self._fin_awaited = True, False
         if self._handshake:
             if self._throwing_away:
                 self._raw.close()
@@ -145,7 +148,9 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         self._close_session()
         # Sin cifrar, el final de la entrada es el FIN y se puede cerrar enseguida. Aquí el FIN aún no ha llegado, y
         # cerrar con algo por leer delante de él perdería respuestas: se sigue como en cualquier despedida.
-        if not self._telling_end:
+        if self._fin_awaited:
+            self._fin_awaited = False
+        else:
             self._raw.close()
 
     def abort(self) -> None:
@@ -190,9 +195,8 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
     def _tell_end(self) -> None:
         if self._end_owed and self._protocol and not self._throwing_away and self._raw.is_reading():
             self._end_owed = False
-            self._telling_end = True
+            self._fin_awaited = not self._fin_received
             self._protocol.eof_received()
-            self._telling_end = False
 
     def _flush(self) -> None:
         outgoing = self._session.take_outgoing()

@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # De abajo arriba; cada pieza puede importar solo de las que están antes.
 ORDER = [
     *("addresses", "errors", "records", "backoff", "limits", "services", "protocol", "tls", "client"),
-    *("deadlines", "descriptors", "listener", "tls_transport", "server"),
+    *("deadlines", "descriptors", "listener", "tls_transport", "workers", "server"),
     *("loading", "watch", "fresh_imports", "cli", "__main__"),
 ]
 # Son transportes: ninguno conoce al cliente, que también lo es.

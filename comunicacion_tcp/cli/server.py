@@ -20,7 +20,7 @@ from ..errors import BadService, BadTLSFile, NetworkError
 from ..fresh_imports import FreshImports
 from ..limits import Limits
 from ..loading import load_service
-from ..server import Server
+from ..server import THREADS, Server
 from ..services import Service, uppercase
 from ..tls import ServerTLS
 from .log import FORMATS, LEVELS, Log, lines_lost, logging_to
@@ -41,7 +41,6 @@ OK, FAILED = 0, 1  # el 2, uso equivocado, es de argparse
 
 _HOST, _PORT = "localhost", 5000
 _OWN_DESCRIPTORS = 64  # los tres de siempre, los del bucle, los que escuchan; de sobra
-_THREADS = 32  # lo que Server: de sobra para esperar a un disco o a una base de datos; cada hilo, unos 100 KB
 _MOST_THREADS = 1000  # con más, los hilos se estorban y el sistema puede no darlos: para eso está async def
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _EPILOG = f"""\
@@ -87,7 +86,7 @@ def _parser(prog: str | None) -> SpanishParser:
     parser.add_argument(
         "--hilos",
         type=whole_number(0, _MOST_THREADS),
-        default=_THREADS,
+        default=THREADS,
         metavar="N",
         help="mensajes que responde a la vez una función que espera; 0, sin hilos: más rápido si nunca espera a nada "
         "(%(default)s)",

@@ -1,0 +1,179 @@
+"""Dónde se ejecuta un servicio que espera, para que nadie más espere con él: ``Threads`` si es una función corriente,
+``Tasks`` si es ``async``.
+
+Aquí no se sabe quién pregunta ni qué se hace con la respuesta, y nadie cuenta el tiempo: quien se cansa, lo dice.
+Los hilos no son los de ``concurrent.futures``: un hilo no se puede interrumpir, y una función que no vuelve nunca lo
+dejaría con uno menos para siempre, y al programa sin poder acabar.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, NoReturn, Protocol
+
+Outcome = Callable[[], object]
+"""Lo que hizo una función: al llamarlo devuelve lo que ella devolvió, o lanza lo que ella lanzó."""
+
+_WAITING, _RUNNING, _DONE, _LOST = range(4)
+# Hilos que se dan por perdidos y se sustituyen: unas decenas de KiB cada uno. Con más no es un accidente: la función no
+# vuelve casi nunca, y en otro hilo tampoco volvería.
+_MOST_LOST = 256
+
+
+class Job(Protocol):
+    """Una pregunta hecha."""
+
+    def cancel(self) -> object:
+        """Ya no se espera la respuesta (que, si llegaba justo ahora, puede llegar)."""
+
+
+class Workers(Protocol):
+    """A quien se le pregunta."""
+
+    def ask(self, function: Callable[[str], Any], message: str, answered: Callable[[Outcome], object]) -> Job:
+        """Ejecuta ``function(message)`` cuando toque y da lo que hizo a ``answered``, en el hilo del bucle. Error:
+        ``RuntimeError`` si el sistema no da dónde ejecutarla."""
+
+
+class Tasks:
+    """Cada pregunta, una tarea del bucle. ``loop``: el bucle en marcha."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def ask(self, function: Callable[[str], Any], message: str, answered: Callable[[Outcome], object]) -> Job:
+        """Como en ``Workers``. Quien la cancela detiene la función donde esté esperando."""
+        return self._loop.create_task(_run(function, message, answered))
+
+
+async def _run(function: Callable[[str], Any], message: str, answered: Callable[[Outcome], object]) -> None:
+    try:
+        reply = await function(message)
+    except BaseException as error:  # también que la cancelen: para quien pregunta, ya da igual
+        answered(_raising(error))
+    else:
+        answered(lambda: reply)
+
+
+class Threads:
+    """Hasta ``threads`` hilos demonio, que nacen cuando hacen falta. ``loop``: el bucle donde se dan las respuestas."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, threads: int) -> None:
+        self._loop = loop
+        self._most = threads
+        self._changed = threading.Condition()
+        self._waiting: OrderedDict[_Call, None] = OrderedDict()
+        self._idle = 0
+        self._alive = 0  # sin contar los perdidos
+        self._lost = 0
+        self._closed = False
+
+    def ask(self, function: Callable[[str], Any], message: str, answered: Callable[[Outcome], object]) -> Job:
+        """Como en ``Workers``. Si quien la cancela la encuentra esperando, no llega a empezar; si no, sigue, y otro
+        hilo ocupa el sitio del suyo."""
+        call = _Call(self, function, message, answered)
+        with self._changed:
+            self._waiting[call] = None
+            if self._idle >= len(self._waiting):
+                self._changed.notify()
+            elif self._alive < self._most:
+                try:
+                    self._start()
+                except RuntimeError:
+                    if not self._alive:  # con alguno, ya le tocará
+                        del self._waiting[call]
+                        raise
+        return call
+
+    def close(self) -> None:
+        """Acaban los hilos que no hacen nada; a los demás no se les espera."""
+        with self._changed:
+            self._closed = True
+            self._waiting.clear()
+            self._changed.notify_all()
+
+    def _drop(self, call: _Call) -> None:
+        with self._changed:
+            if call.state == _WAITING:
+                self._waiting.pop(call, None)
+            elif call.state == _RUNNING and self._lost < _MOST_LOST:
+                call.state = _LOST
+                self._lost += 1
+                self._alive -= 1
+                if self._waiting:
+                    with contextlib.suppress(RuntimeError):  # no hay más hilos: se esperará a los que hay
+                        self._start()
+
+    def _start(self) -> None:
+        threading.Thread(target=self._work, name="servicio", daemon=True).start()
+        self._alive += 1
+
+    def _work(self) -> None:
+        while call := self._next():
+            try:
+                reply = call.function(call.message)
+            except BaseException as error:
+                outcome: Outcome = _raising(error)
+            else:
+                outcome = _returning(reply)
+            with self._changed:
+                lost = call.state == _LOST
+                call.state = _DONE
+                if lost:
+                    self._lost -= 1
+                    if self._alive >= self._most:  # ya hay otro en su sitio
+                        return
+                    self._alive += 1
+            if not lost:
+                with contextlib.suppress(RuntimeError):  # el bucle se cerró: ya no hay quien espere
+                    self._loop.call_soon_threadsafe(call.answered, outcome)
+            del call, outcome  # mientras espera a la siguiente no retiene nada de esta
+
+    def _next(self) -> _Call | None:
+        """La llamada que toca, o ``None`` si ya no habrá más."""
+        with self._changed:
+            while not self._waiting and not self._closed:
+                self._idle += 1
+                self._changed.wait()
+                self._idle -= 1
+            if self._closed:
+                self._alive -= 1
+                return None
+            call, _ = self._waiting.popitem(last=False)
+            call.state = _RUNNING
+            return call
+
+
+class _Call:
+    """Una llamada pedida a ``Threads``."""
+
+    __slots__ = ("_threads", "answered", "function", "message", "state")
+
+    def __init__(
+        self, threads: Threads, function: Callable[[str], Any], message: str, answered: Callable[[Outcome], object]
+    ) -> None:
+        self._threads = threads
+        self.function = function
+        self.message = message
+        self.answered = answered
+        self.state = _WAITING
+
+    def cancel(self) -> None:
+        self._threads._drop(self)
+
+
+def _returning(reply: object) -> Outcome:
+    return lambda: reply
+
+
+def _raising(error: BaseException) -> Outcome:
+    def outcome() -> NoReturn:
+        if isinstance(error, KeyboardInterrupt):  # no lo pulsó nadie: es de la función, y no debe parar el servidor
+            raise RuntimeError("el servicio lanzó KeyboardInterrupt") from error
+        raise error
+
+    return outcome
