@@ -238,8 +238,8 @@ class Connection(asyncio.Protocol):
         reply = self._conversation.receive_answer(outcome)
         if reply:
             self._transport.write(reply)
-        if self._transport.get_write_buffer_size():
-            self._look_after(reply)  # se seguirá cuando lea lo que ya tiene
+        if self._conversation.ended or self._transport.get_write_buffer_size():
+            self._look_after(reply)  # era la última, o se seguirá cuando lea lo que ya tiene
         else:
             self._go_on()
 

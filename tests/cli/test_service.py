@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -196,6 +197,19 @@ def test_a_function_that_waits_does_not_hold_up_the_others(tmp_path: Path) -> No
         assert ask(quick, "") == "estaba "
         (tmp_path / "a").touch()
         assert receive(slow, 17) == b"estaba a\nestaba \n"  # cada conexión, en su orden
+
+
+def test_who_closes_its_side_before_the_reply_gets_it_and_the_end(tmp_path: Path) -> None:
+    write(tmp_path / "mio.py", WAITING)
+    with running_server("--servicio", "mio:responder", cwd=tmp_path) as (server, port):
+        with connect(port) as early, connect(port) as other:
+            early.sendall(b"a\n")
+            early.shutdown(socket.SHUT_WR)
+            for _ in range(3):  # mientras, el servidor ve el fin de la otra
+                assert ask(other, "") == "estaba "
+            (tmp_path / "a").touch()
+            assert receive_all(early) == b"estaba a\n"
+        server.wait_for("se fue sin despedirse", times=2)
 
 
 def test_one_that_takes_too_long_is_an_error_and_the_conversation_goes_on(tmp_path: Path) -> None:
