@@ -49,7 +49,7 @@ from collections.abc import Callable
 
 from .errors import BadMessage, MessageError, NotUTF8, ServiceFailed, ServiceTimedOut, TooLong, TooSlow
 from .limits import DEFAULT_LIMITS, Limits
-from .services import Service, as_service, uppercase
+from .services import Function, Service, as_service, uppercase
 
 GOODBYE = "DESCONEXION"
 FAREWELL = "Conexión cerrada"
@@ -97,7 +97,7 @@ class ServerProtocol:
 
     def __init__(
         self,
-        service: Service | Callable[[str], str] = uppercase,
+        service: Service | Function = uppercase,
         limits: Limits = DEFAULT_LIMITS,
         *,
         lines_only: bool | None = None,

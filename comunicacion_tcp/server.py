@@ -25,7 +25,7 @@ from .errors import AddressFull, BadMessage, BadTLSFile, Refusal, ServerFull, Se
 from .limits import DEFAULT_LIMITS, Limits
 from .listener import Listener, open_sockets
 from .protocol import ServerProtocol
-from .services import Service, as_service, uppercase
+from .services import Function, Service, as_service, uppercase
 from .tls import ServerTLS, tls_error
 from .tls_transport import TLSTransport
 from .workers import Job, Outcome, Tasks, Threads, Workers
@@ -239,7 +239,7 @@ class Connection(asyncio.Protocol):
         if reply:
             self._transport.write(reply)
         if self._conversation.ended or self._transport.get_write_buffer_size():
-            self._look_after(reply)  # era la última, o se seguirá cuando lea lo que ya tiene
+            self._look_after(reply)  # lo que falte, cuando lea lo que ya tiene
         else:
             self._go_on()
 
@@ -546,7 +546,7 @@ class Server:
 
     def __init__(
         self,
-        service: Service | Callable[[str], str] = uppercase,
+        service: Service | Function = uppercase,
         host: str = "localhost",
         port: int = 5000,
         *,
@@ -634,7 +634,7 @@ class Server:
         self._threads = Threads(loop, self._most_threads) if self._most_threads else None
         self._workers = self._workers_for(self.service)
 
-    def change_service(self, service: Service | Callable[[str], str]) -> None:
+    def change_service(self, service: Service | Function) -> None:
         """Desde el mensaje siguiente de cada conversación responde ``service``; lo que ya se preguntó lo responde el de
         antes. Se llama en el hilo del bucle. Error: ``TypeError`` si no es un servicio."""
         self.service = as_service(service)
@@ -781,7 +781,7 @@ class Server:
             self._all_gone.set()
 
 
-def _is_async(function: Callable[[str], object]) -> bool:
+def _is_async(function: Function) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 

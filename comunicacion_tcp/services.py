@@ -9,6 +9,9 @@ from collections.abc import Awaitable, Callable
 
 from .records import Record
 
+Function = Callable[[str], str] | Callable[[str], Awaitable[str]]
+"""Una función ``str -> str``, corriente o ``async``."""
+
 
 class Service(Record):
     """Lo que un servidor responde.
@@ -24,12 +27,12 @@ class Service(Record):
     se puede contestar al vuelo a clientes que no envían terminador; si no, el servidor habla solo por líneas.
     """
 
-    function: Callable[[str], str] | Callable[[str], Awaitable[str]]
+    function: Function
     block: Callable[[bytes], bytes] | None = None
     by_character: bool = False
 
 
-def as_service(service: Service | Callable[[str], str]) -> Service:
+def as_service(service: Service | Function) -> Service:
     """Devuelve ``service`` tal cual si ya es un ``Service``; una función ``str -> str`` la envuelve en uno.
 
     Error: ``TypeError`` si no es ninguna de las dos cosas.

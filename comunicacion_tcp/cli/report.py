@@ -101,7 +101,7 @@ class Reporter(Observer):
         self._tell_some(WARNING, "bad_message", line, {"peer": peer, "cause": cause or bad}, failed=cause)
 
     def undelivered(self, peer: Peer) -> None:
-        line = f"Conexión cortada con {peer}: quedaban respuestas que no había leído."
+        line = f"Conexión cortada con {peer}: quedaban respuestas por entregar."
         self._tell_some(WARNING, "undelivered", line, {"peer": peer})
 
     def lowered(self, connections: int, wanted: int) -> None:

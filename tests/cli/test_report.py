@@ -63,7 +63,7 @@ def test_each_thing_that_happens_is_one_escaped_line() -> None:
         "Mensaje erróneo de ('192.0.2.7', 4000): el mensaje pasa de 5 bytes.",
         "Mensaje erróneo de ('192.0.2.7', 4000): el servicio falló con este mensaje "
         r"(ValueError: a\x1b[2J\nb).",
-        "Conexión cortada con ('192.0.2.7', 4000): quedaban respuestas que no había leído.",
+        "Conexión cortada con ('192.0.2.7', 4000): quedaban respuestas por entregar.",
         "Algo falló y se sigue sirviendo: no quedan descriptores de fichero; sube el límite con «ulimit -n».",
     ]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from comunicacion_tcp.errors import BadMessage, BadTLSFile, Refusal, TLSFailed
 from comunicacion_tcp.limits import DEFAULT_LIMITS, Limits
 from comunicacion_tcp.server import Observer, Peer, Server
-from comunicacion_tcp.services import Service, uppercase
+from comunicacion_tcp.services import Function, Service, uppercase
 from comunicacion_tcp.tls import ServerTLS
 
 from .loops import new_event_loop
@@ -84,6 +84,14 @@ class Served:
         asyncio.run_coroutine_threadsafe(self.server.start(), self._loop).result(PATIENCE)
         self.port = self.server.addresses[0][1]
 
+    def run(self, call: Callable[[], object]) -> None:
+        """Ejecuta ``call`` en el hilo del servidor, y espera a que acabe."""
+
+        async def calling() -> None:
+            call()
+
+        asyncio.run_coroutine_threadsafe(calling(), self._loop).result(PATIENCE)
+
     def drain(self) -> int:
         """``Server.drain`` desde fuera de su hilo."""
         return asyncio.run_coroutine_threadsafe(self.server.drain(), self._loop).result(PATIENCE)
@@ -98,16 +106,17 @@ class Served:
 
 @contextlib.contextmanager
 def served(
-    service: Service | Callable[[str], str] = uppercase,
+    service: Service | Function = uppercase,
     *,
     host: str = "127.0.0.1",
     port: int = 0,
+    threads: int = 32,
     limits: Limits = DEFAULT_LIMITS,
     tls: ServerTLS | None = None,
 ) -> Iterator[Served]:
     """Un servidor en marcha; al salir lo detiene y comprueba que no dejó nada ni se quejó asyncio."""
     recorder = Recorder()
-    running = Served(Server(service, host, port, limits=limits, observer=recorder, tls=tls), recorder)
+    running = Served(Server(service, host, port, threads=threads, limits=limits, observer=recorder, tls=tls), recorder)
     running.start()
     try:
         yield running

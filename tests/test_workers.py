@@ -1,0 +1,212 @@
+"""``workers.py`` sin servidor: cuántos hilos hay, los que no vuelven y las preguntas que se retiran."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from comunicacion_tcp import workers
+from comunicacion_tcp.workers import Outcome, Tasks, Threads
+
+from .support.waiting import wait_until
+
+
+class Loop:
+    """Lo que ``Threads`` usa de un bucle: aquí las respuestas se dan en el acto."""
+
+    def call_soon_threadsafe(self, call: Callable[..., object], *args: object) -> None:
+        call(*args)
+
+
+class Gate:
+    """Una función que no vuelve hasta que se le abre."""
+
+    def __init__(self) -> None:
+        self.entered: list[str] = []
+        self._open = threading.Event()
+
+    def __call__(self, message: str) -> str:
+        self.entered.append(message)
+        assert self._open.wait(30)
+        return message.upper()
+
+    def open(self) -> None:
+        self._open.set()
+
+
+class Answers:
+    """Lo que se va respondiendo."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[Outcome] = []
+
+    def __call__(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+
+    def wait(self, count: int) -> list[object]:
+        wait_until(lambda: len(self.outcomes) >= count, f"{count} respuestas")
+        return [outcome() for outcome in self.outcomes]
+
+
+def threads() -> int:
+    """Los hilos de servicios que hay vivos."""
+    return sum(thread.name == "servicio" for thread in threading.enumerate())
+
+
+@pytest.fixture
+def make() -> Iterator[Callable[[int], Threads]]:
+    made: list[Threads] = []
+    before = threads()
+
+    def make(most: int) -> Threads:
+        loop: Any = Loop()
+        made.append(Threads(loop, most))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+    wait_until(lambda: threads() == before, "que acaben los hilos")
+
+
+def test_a_thread_is_born_only_when_it_is_needed(make: Callable[[int], Threads]) -> None:
+    workers, answers, before = make(8), Answers(), threads()
+    for number in range(3):
+        workers.ask(str.upper, "hola", answers)
+        answers.wait(number + 1)
+        wait_until(lambda: workers._idle == 1, "que quede libre")
+    assert threads() == before + 1
+
+
+def test_no_more_than_asked_and_the_rest_wait_in_order(make: Callable[[int], Threads]) -> None:
+    workers, answers, gate = make(2), Answers(), Gate()
+    for message in "abcde":
+        workers.ask(gate, message, answers)
+    wait_until(lambda: len(gate.entered) == 2, "que entren dos")
+    assert workers._alive == 2
+    gate.open()
+    assert sorted(map(str, answers.wait(5))) == list("ABCDE")
+    assert sorted(gate.entered[:2]) == ["a", "b"]
+    assert gate.entered[2] == "c"
+
+
+def test_what_is_withdrawn_before_starting_never_starts(make: Callable[[int], Threads]) -> None:
+    workers, answers, gate = make(1), Answers(), Gate()
+    workers.ask(gate, "a", answers)
+    wait_until(lambda: gate.entered == ["a"], "que entre")
+    workers.ask(gate, "b", answers).cancel()
+    workers.ask(gate, "c", answers)
+    gate.open()
+    assert answers.wait(2) == ["A", "C"]
+    assert gate.entered == ["a", "c"]
+
+
+def test_a_thread_that_does_not_come_back_is_replaced(make: Callable[[int], Threads]) -> None:
+    workers, answers, lost = make(1), Answers(), Gate()
+    job = workers.ask(lost, "perdida", answers)
+    wait_until(lambda: lost.entered == ["perdida"], "que entre")
+    workers.ask(str.upper, "hola", answers)
+    job.cancel()
+    job.cancel()  # otra vez no cuenta otra vez
+    assert answers.wait(1) == ["HOLA"]
+    lost.open()  # y cuando vuelve, sobra
+    wait_until(lambda: workers._lost == 0, "que vuelva")
+    workers.ask(str.upper, "otra", answers)
+    assert answers.wait(2) == ["HOLA", "OTRA"]
+    assert workers._alive == 1
+
+
+def test_a_lost_thread_that_comes_back_first_takes_its_place_again(make: Callable[[int], Threads]) -> None:
+    workers, answers, lost = make(1), Answers(), Gate()
+    job = workers.ask(lost, "perdida", answers)
+    wait_until(lambda: lost.entered == ["perdida"], "que entre")
+    job.cancel()
+    lost.open()
+    wait_until(lambda: workers._lost == 0 and workers._idle == 1, "que vuelva")
+    assert workers._alive == 1
+    workers.ask(str.upper, "hola", answers)
+    assert answers.wait(1) == ["HOLA"]
+
+
+def test_the_lost_are_counted_and_have_an_end(make: Callable[[int], Threads], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "_MOST_LOST", 2)
+    pool, answers, gate = make(1), Answers(), Gate()
+    for number in range(3):
+        job = pool.ask(gate, str(number), answers)
+        wait_until(lambda number=number: len(gate.entered) == number + 1, "que entre")  # type: ignore[misc]
+        job.cancel()
+    waiting = pool.ask(gate, "no entra", answers)
+    assert pool._lost == 2
+    assert pool._alive == 1
+    waiting.cancel()
+    gate.open()
+    wait_until(lambda: pool._lost == 0, "que vuelvan")
+    assert "no entra" not in gate.entered
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), SystemExit(3), KeyboardInterrupt()])
+def test_whatever_it_raises_is_its_outcome(make: Callable[[int], Threads], error: BaseException) -> None:
+    def broken(_: str) -> str:
+        raise error
+
+    workers, answers = make(1), Answers()
+    workers.ask(broken, "hola", answers)
+    with pytest.raises((ValueError, SystemExit, RuntimeError)):
+        answers.wait(1)
+    workers.ask(str.upper, "hola", answers)
+    wait_until(lambda: len(answers.outcomes) == 2, "que el hilo siga")
+    assert answers.outcomes[1]() == "HOLA"
+
+
+def test_without_threads_it_says_so(make: Callable[[int], Threads], monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_more(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    pool, answers, gate = make(2), Answers(), Gate()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_more)
+        with pytest.raises(RuntimeError):
+            pool.ask(gate, "nadie", answers)
+    pool.ask(gate, "a", answers)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_more)
+        pool.ask(gate, "b", answers)  # ya hay uno: le tocará
+    gate.open()
+    assert answers.wait(2) == ["A", "B"]
+    assert gate.entered == ["a", "b"]
+
+
+def test_tasks_run_at_once_and_are_cancelled() -> None:
+    async def main() -> None:
+        cancelled: list[str] = []
+
+        async def slow(message: str) -> str:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                cancelled.append(message)
+                raise
+            return message
+
+        async def quick(message: str) -> str:
+            return message.upper()
+
+        async def broken(message: str) -> str:
+            raise SystemExit(message)
+
+        tasks, answers, dropped = Tasks(asyncio.get_running_loop()), Answers(), Answers()
+        jobs = [tasks.ask(slow, "a", dropped), tasks.ask(quick, "b", answers), tasks.ask(broken, "c", answers)]
+        await asyncio.sleep(0)
+        jobs[0].cancel()
+        for _ in range(10):  # vueltas del bucle; bastan tres
+            await asyncio.sleep(0)
+        assert cancelled == ["a"]
+        assert answers.outcomes[0]() == "B"
+        with pytest.raises(SystemExit):
+            answers.outcomes[1]()
+
+    asyncio.run(main())
