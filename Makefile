@@ -21,7 +21,7 @@ FUZZ_RUNS ?= 10000000
 # Con FUZZ_KEEP=1 se queda en fuzz/corpus.txt con lo nuevo que encuentre.
 FUZZ_KEEP ?=
 
-.PHONY: bench soak help test test-all lint types tests fuzz atheris format install install-all clean
+.PHONY: bench soak share help test test-all lint types tests fuzz atheris format install install-all clean
 
 help:
 	@echo 'make test       estilo, tipos y pruebas con $(PYTHON) (lo instala todo en .venv/)'
@@ -29,6 +29,7 @@ help:
 	@echo 'make fuzz       el protocolo contra su modelo: cien mil ejemplos de cada propiedad y diez millones de entradas'
 	@echo 'make bench      la velocidad, junto a la de otros servidores y a la de uno en C'
 	@echo 'make soak       la fiabilidad: lo que aguanta el servidor cuando todo va mal'
+	@echo 'make share      el manual y lo que completan bash, zsh y fish, desde las opciones de los programas'
 	@echo 'make format     pone el estilo'
 	@echo 'make clean      borra lo generado'
 
@@ -74,6 +75,9 @@ $(BENCH)/ready: requirements-bench.txt
 	$(PYTHON) -m venv --clear $(BENCH)
 	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --retries 5 --requirement requirements-bench.txt
 	touch $@
+
+share: install
+	$(BIN)/python -m tools.share
 
 format: install
 	$(BIN)/ruff format .

@@ -4,6 +4,7 @@
 El mapa de la casa; los imports van solo hacia abajo (lo vigila ``tests/test_architecture.py``):
 
     cli/          argparse y todo texto que lee una persona; lo único que imprime
+    pytest_plugin para las pruebas de otros proyectos: un servidor de verdad, como fixture
     fresh_imports importar otra vez un servicio cuyo fuente cambió
     watch         PURO: saber si unos ficheros han cambiado
     loading       de "modulo:funcion" a un servicio
@@ -11,6 +12,7 @@ El mapa de la casa; los imports van solo hacia abajo (lo vigila ``tests/test_arc
     tls_transport TLS entre un transporte de asyncio y una conexión
     listener      los sockets a la escucha: abrirlos y aceptar de ellos
     workers       dónde se ejecuta un servicio que espera: hilos o tareas
+    loops         qué bucle de asyncio se usa, y uno en un hilo
     deadlines     muchos plazos iguales con un solo temporizador
     descriptors   cuántos descriptores quedan, y pedir más
     client        Client, el que espera: un socket bloqueante alrededor del mismo protocolo

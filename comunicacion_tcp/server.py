@@ -24,6 +24,7 @@ from .descriptors import room
 from .errors import AddressFull, BadMessage, BadTLSFile, Refusal, ServerFull, ServiceTimedOut, TLSFailed
 from .limits import DEFAULT_LIMITS, Limits
 from .listener import Listener, open_sockets
+from .loops import LoopThread
 from .protocol import ServerProtocol
 from .services import Function, Service, as_service, uppercase
 from .tls import ServerTLS, tls_error
@@ -526,12 +527,20 @@ class _Farewell:
 
 
 class Server:
-    """Un servidor de mensajes en el bucle de asyncio en marcha.
+    """Un servidor de mensajes, en el bucle de asyncio en marcha o en un hilo suyo.
 
     Con ``async with``, escucha al entrar y al salir se detiene como ``drain()``::
 
         async with Server(str.title, port=0) as server:
             print(server.addresses)
+
+    Con ``with``, lo mismo sin asyncio: el bucle va en un hilo, desde el que se llama también al ``observer``; al salir
+    no queda ni el hilo. Otro Ctrl-C mientras se detiene lo corta todo ya::
+
+        with Server(str.title, port=0) as server, Client(server.host, server.port) as client:
+            print(client.send("hola"))
+
+    Detenido, se puede volver a poner en marcha; ``RuntimeError`` si ya lo está.
 
     ``service``: un ``Service`` o una función ``str -> str``, corriente o ``async``. ``host`` y ``port``: dónde escuchar
     (un nombre puede ser varias direcciones; el puerto 0 toma uno libre, el mismo en todas; ``ValueError`` fuera de 0 a
@@ -543,6 +552,7 @@ class Server:
     """
 
     _loop: asyncio.AbstractEventLoop
+    _thread: LoopThread  # dentro de ``with``
 
     def __init__(
         self,
@@ -581,7 +591,6 @@ class Server:
         """Cuántas conversaciones siguen abiertas (las rechazadas que aún se están cerrando no lo son)."""
         self.stopping = False
         """Si se está deteniendo."""
-        self._all_gone = asyncio.Event()
         self._cut_count = 0
 
     @property
@@ -590,11 +599,27 @@ class Server:
         después de acabar."""
         return [listener.address for listener in self._listeners]
 
+    @property
+    def host(self) -> str:
+        """La primera dirección en que escucha, como la quiere ``Client``. ``RuntimeError`` si no está en marcha."""
+        return self._first_address()[0]
+
+    @property
+    def port(self) -> int:
+        """El puerto en que escucha (0 en un socket de Unix). ``RuntimeError`` si no está en marcha."""
+        return self._first_address()[1]
+
+    def _first_address(self) -> Peer:
+        if not self._listeners:
+            raise RuntimeError("este servidor no está en marcha: se pone con «with» o «async with»")
+        return self._listeners[0].address
+
     async def start(self) -> None:
         """Empieza a escuchar.
 
         Errores: ``UnknownHost``, ``AddressInUse``, ``PortNotAllowed``, ``AddressNotOurs`` o ``NetworkError``.
         """
+        self._check_stopped()
         self._use_loop(asyncio.get_running_loop())
         self.stopping = False
         limits = self.limits
@@ -611,6 +636,7 @@ class Server:
     def _use_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         """El reloj y los temporizadores serán los de ``loop``."""
         self._loop = loop
+        self._all_gone = asyncio.Event()  # desde que alguien la espera, es de un solo bucle
         self._unfinished: Deadlines[Connection] = Deadlines(
             loop, self.limits.message_timeout, lambda connection, _: connection.message_late()
         )
@@ -681,6 +707,34 @@ class Server:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.drain()
+
+    def __enter__(self) -> Server:
+        self._check_stopped()
+        self._thread = LoopThread()
+        try:
+            self._thread.wait_for(self.start())
+        except BaseException:
+            self._leave(0)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave()
+
+    def _leave(self, patience: float | None = None) -> None:
+        try:
+            self._thread.wait_for(self.drain(patience))
+        except BaseException:  # Ctrl-C
+            self._thread.wait_for(self.drain(0))
+            raise
+        finally:
+            self._thread.stop()
+
+    def _check_stopped(self) -> None:
+        if self._listeners:
+            raise RuntimeError("este servidor ya está en marcha: para tener dos a la vez, crea otro Server")
 
     # -- para Listener --------------------------------------------------------------------------------------
 

@@ -19,8 +19,14 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 # Las pruebas en que hay un servidor de verdad van dos veces: con el bucle de asyncio y con el extra «rapido».
 _ON_BOTH_LOOPS = {
-    *("test_server", "test_own_services", "test_tls_transport", "test_listener"),
-    *("test_foreign_programs", "test_many_clients", "test_reloading"),
+    "test_server",
+    "test_own_services",
+    "test_tls_transport",
+    "test_listener",
+    "test_foreign_programs",
+    "test_many_clients",
+    "test_loops",
+    "test_reloading",
 }
 
 

@@ -99,6 +99,7 @@ def test_every_command_shown_is_run_by_a_test() -> None:
         "make fuzz": "aquí mismo",
         "make bench": "test_benchmarks.py, más corta",
         "make soak": "test_soak.py, más corta",
+        "make share": "test_share.py, sin escribir",
         "make format": "aquí mismo",
         "make clean": "aquí mismo",
     }
@@ -120,7 +121,7 @@ def test_the_example_of_the_library() -> None:
     assert run([sys.executable, "-c", code]).stdout.decode() == blocks("README.md", "text")[3]
 
 
-@pytest.mark.parametrize("target", ["test", "test-all", "fuzz", "bench", "soak", "format", "clean"])
+@pytest.mark.parametrize("target", ["test", "test-all", "fuzz", "bench", "soak", "share", "format", "clean"])
 def test_the_makefile_knows_what_is_promised(target: str) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert re.search(rf"^{target}:", makefile, re.MULTILINE)
@@ -138,7 +139,7 @@ def test_the_map_of_the_code_is_the_code() -> None:
     "page",
     [
         *("README.md", "README.en.md", "CONTRIBUTING.md", "examples/README.md"),
-        *("docs/protocolo.md", "docs/fiabilidad.md", "docs/servicios.md"),
+        *("docs/protocolo.md", "docs/fiabilidad.md", "docs/servicios.md", "docs/pruebas.md"),
     ],
 )
 def test_links_lead_somewhere(page: str) -> None:

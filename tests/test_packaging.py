@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -12,6 +13,7 @@ import pytest
 
 from .support.examples import ROOT
 from .support.programs import Program, environment, run
+from .support.tools import need
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +47,25 @@ def test_the_commands_hold_the_conversation(installed: Path) -> None:
         done = run([str(folder / "cliente-tcp"), "--puerto", str(server.port)], "hola\nDESCONEXION\n")
         assert done.stdout.decode().endswith("Servidor: Conexión cerrada\n")
         assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_the_manual_and_the_completions_are_where_they_are_looked_for(installed: Path) -> None:
+    source, target = ROOT / "share", installed / "venv" / "share"
+    paths = [path.relative_to(source) for path in source.rglob("*") if path.is_file()]
+    assert len(paths) == 8  # dos programas: bash, zsh, fish y el manual
+    for path in paths:
+        assert (target / path).read_bytes() == (source / path).read_bytes()
+    man = need("man")
+    done = run(
+        [man, "-w", "cliente-tcp"], env={"PATH": f"{installed / 'venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+    )
+    assert Path(done.stdout.decode().strip()) == target / "man" / "man1" / "cliente-tcp.1"
+
+
+def test_pytest_finds_the_plugin(installed: Path) -> None:
+    code = "from importlib.metadata import entry_points as e; print(*[p.value for p in e(group='pytest11')])"
+    done = run([str(installed / "venv" / "bin" / "python"), "-I", "-c", code])
+    assert done.stdout.decode().split() == ["comunicacion_tcp.pytest_plugin"]
 
 
 def test_the_extra_brings_uvloop(installed: Path, tmp_path: Path) -> None:

@@ -30,13 +30,14 @@ _EPILOG = f"""\
 Cada línea de la entrada es un mensaje. Con {GOODBYE}, o al acabar la entrada (Ctrl-D), el cliente se despide.
 Una terminal no deja escribir líneas de más de 4095 bytes: los textos más largos, por una tubería.
 Cada opción puede ir en el entorno: --puerto 7000 es CLIENTE_TCP_PUERTO=7000. La orden manda.
-
-código de salida:
-  {OK:<4} la conversación acabó bien
-  {NETWORK:<4} falló la red (sin servidor, conexión perdida, sin respuesta), el cifrado, o no se pudo escribir la salida
-  {USAGE:<4} opciones equivocadas
-  {INTERRUPTED:<4} interrumpido con Ctrl-C
 """
+_EXIT_CODES = {
+    OK: "la conversación acabó bien",
+    NETWORK: "falló la red (sin servidor, conexión perdida, sin respuesta), el cifrado, o no se pudo escribir la "
+    "salida",
+    USAGE: "opciones equivocadas",
+    INTERRUPTED: "interrumpido con Ctrl-C",
+}
 
 
 def main(argv: list[str] | None = None, prog: str | None = None) -> int:
@@ -73,7 +74,7 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
 
 def _parser(prog: str | None) -> SpanishParser:
     defaults = Limits()
-    parser = SpanishParser(prog, "Cliente de mensajes por TCP.", _EPILOG, "CLIENTE_TCP_")
+    parser = SpanishParser(prog, "Cliente de mensajes por TCP.", _EPILOG, "CLIENTE_TCP_", _EXIT_CODES)
     parser.add_argument(
         "--host",
         type=host_name,

@@ -28,6 +28,7 @@ _ERRORS = (
 
 
 _SWITCHES = {"1": True, "0": False}
+_NARROWEST = 20  # columnas: en menos, argparse tampoco parte las líneas
 
 
 class SpanishParser(argparse.ArgumentParser):
@@ -36,12 +37,22 @@ class SpanishParser(argparse.ArgumentParser):
     Cada opción se puede dar también en el entorno: si ``variables`` es ``"SERVIDOR_TCP_"``, ``--puerto`` es
     ``SERVIDOR_TCP_PUERTO``; una que no lleva valor, con un 1. La orden manda sobre el entorno; una variable vacía es
     como si no estuviera.
+
+    ``exit_codes``: cada código de salida del programa y lo que quiere decir; la ayuda acaba con esa tabla.
     """
 
     _width = 80  # hasta que haya algo que enseñar; sin él, argparse carga shutil ya al declarar la primera opción
 
-    def __init__(self, prog: str | None, description: str, epilog: str, variables: str) -> None:
+    def __init__(
+        self,
+        prog: str | None,
+        description: str,
+        epilog: str,
+        variables: str,
+        exit_codes: dict[int, str] | None = None,
+    ) -> None:
         self._variables = variables
+        self.exit_codes = exit_codes or {}
         super().__init__(
             prog=prog,
             description=description,
@@ -50,6 +61,7 @@ class SpanishParser(argparse.ArgumentParser):
             add_help=False,
             allow_abbrev=False,
         )
+        self._positionals.title = "argumentos"
         self._optionals.title = "opciones"
         self.add_argument("-h", "--help", "--ayuda", action="help", help="muestra esta ayuda y termina")
         self.add_argument(
@@ -105,7 +117,16 @@ class SpanishParser(argparse.ArgumentParser):
         import shutil  # y con él zlib, bz2 y lzma: 3 ms que solo paga quien pide ayuda
 
         self._width = shutil.get_terminal_size().columns - 2  # los dos que deja argparse a la derecha
-        return super().format_help()
+        return super().format_help() + self._format_exit_codes()
+
+    def _format_exit_codes(self) -> str:
+        import textwrap  # argparse también lo deja para cuando hay algo que enseñar
+
+        lines = ["\ncódigo de salida:"]
+        for code, meaning in self.exit_codes.items():
+            width = max(self._width, _NARROWEST)
+            lines += textwrap.wrap(meaning, width, initial_indent=f"  {code:<5}", subsequent_indent=" " * 7)
+        return "\n".join(lines) + "\n" if self.exit_codes else ""
 
     def error(self, message: str) -> NoReturn:
         for pattern, spanish in _ERRORS:
@@ -137,15 +158,16 @@ def whole_number(lowest: int, highest: int) -> Callable[[str], int]:
     return convert
 
 
-def one_of(*names: str) -> Callable[[str], str]:
-    """El tipo de una opción que es uno de ``names``."""
+class one_of:  # noqa: N801  # se usa como las funciones de al lado
+    """El tipo de una opción que es uno de ``names``; las shells ofrecen esos al completarla."""
 
-    def convert(text: str) -> str:
-        if text not in names:
-            raise argparse.ArgumentTypeError(f"debe ser {', '.join(names[:-1])} o {names[-1]}, no {text!r}")
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    def __call__(self, text: str) -> str:
+        if text not in self.names:
+            raise argparse.ArgumentTypeError(f"debe ser {', '.join(self.names[:-1])} o {self.names[-1]}, no {text!r}")
         return text
-
-    return convert
 
 
 def file_name(text: str) -> str:

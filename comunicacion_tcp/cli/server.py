@@ -20,6 +20,7 @@ from ..errors import BadService, BadTLSFile, NetworkError
 from ..fresh_imports import FreshImports
 from ..limits import Limits
 from ..loading import load_service
+from ..loops import run
 from ..server import THREADS, Server
 from ..services import Service, uppercase
 from ..tls import ServerTLS
@@ -32,27 +33,22 @@ from .sentences import bad_service, bad_tls_file, listening_failed
 from .settings import SERVER_LIMITS, add_limits, chosen_limits
 from .terminal import answer_interrupts, close_output, complain, is_terminal, prepare_streams
 
-try:
-    from uvloop import run  # el extra «rapido»: el mismo asyncio, sobre libuv
-except ImportError:
-    from asyncio import run  # type: ignore[assignment]  # con otras opciones, que aquí no se usan
-
-OK, FAILED = 0, 1  # el 2, uso equivocado, es de argparse
+OK, FAILED, USAGE = 0, 1, 2  # el 2 lo pone argparse
 
 _HOST, _PORT = "localhost", 5000
 _OWN_DESCRIPTORS = 64  # los tres de siempre, los del bucle, los que escuchan; de sobra
 _MOST_THREADS = 1000  # con más, los hilos se estorban y el sistema puede no darlos: para eso está async def
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_EPILOG = f"""\
+_EPILOG = """\
 Ctrl-C o SIGTERM lo detienen: deja de aceptar, entrega lo debido y termina. La segunda vez, corta ya.
 Cada opción puede ir en el entorno: --puerto 7000 es SERVIDOR_TCP_PUERTO=7000. La orden manda.
-
-código de salida:
-  {OK:<4} se detuvo porque se le pidió
-  {FAILED:<4} no pudo empezar (puerto ocupado, sin permiso, dirección ajena, un certificado o un servicio que no
-       sirven) o tuvo que cortar conversaciones
-  2    opciones equivocadas
 """
+_EXIT_CODES = {
+    OK: "se detuvo porque se le pidió",
+    FAILED: "no pudo empezar (puerto ocupado, sin permiso, dirección ajena, un certificado o un servicio que no "
+    "sirven) o tuvo que cortar conversaciones",
+    USAGE: "opciones equivocadas",
+}
 
 
 def main(argv: list[str] | None = None, prog: str | None = None) -> int:
@@ -73,7 +69,7 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
 
 def _parser(prog: str | None) -> SpanishParser:
     about = "Servidor de mensajes por TCP: responde cada mensaje en mayúsculas, o con la función de --servicio."
-    parser = SpanishParser(prog, about, _EPILOG, "SERVIDOR_TCP_")
+    parser = SpanishParser(prog, about, _EPILOG, "SERVIDOR_TCP_", _EXIT_CODES)
     where = "dirección donde escuchar, o unix:RUTA para un socket de Unix (%(default)s)"
     parser.add_argument("--host", type=host_name, default=_HOST, help=where)
     parser.add_argument("--puerto", type=port_number(0), default=_PORT, help="puerto; 0 toma uno libre (%(default)s)")
