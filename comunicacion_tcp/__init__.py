@@ -5,6 +5,9 @@ El mapa de la casa; los imports van solo hacia abajo (lo vigila ``tests/test_arc
 
     cli/          argparse y todo texto que lee una persona; lo único que imprime
     pytest_plugin para las pruebas de otros proyectos: un servidor de verdad, como fixture
+    fresh_imports importar otra vez un servicio cuyo fuente cambió
+    watch         PURO: saber si unos ficheros han cambiado
+    loading       de "modulo:funcion" a un servicio
     server        el transporte: asyncio alrededor del protocolo; entregar, cerrar
     tls_transport TLS entre un transporte de asyncio y una conexión
     listener      los sockets a la escucha: abrirlos y aceptar de ellos
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
     from .errors import AddressInUse as AddressInUse
     from .errors import AddressNotOurs as AddressNotOurs
     from .errors import BadMessage as BadMessage
+    from .errors import BadService as BadService
     from .errors import BadTLSFile as BadTLSFile
     from .errors import CertificateRejected as CertificateRejected
     from .errors import ComunicacionError as ComunicacionError
@@ -67,6 +71,7 @@ if TYPE_CHECKING:
     from .errors import Truncated as Truncated
     from .errors import UnknownHost as UnknownHost
     from .limits import Limits as Limits
+    from .loading import load_service as load_service
     from .server import Observer as Observer
     from .server import Server as Server
     from .services import Service as Service
@@ -83,6 +88,7 @@ _HOMES = {
     "AsyncClient": "aio",
     "Backoff": "backoff",
     "BadMessage": "errors",
+    "BadService": "errors",
     "BadTLSFile": "errors",
     "CertificateRejected": "errors",
     "Client": "client",
@@ -110,6 +116,7 @@ _HOMES = {
     "Truncated": "errors",
     "UnknownHost": "errors",
     "client_context": "tls",
+    "load_service": "loading",
 }
 
 __all__ = sorted(_HOMES)

@@ -15,6 +15,7 @@ lee una persona, con qué hacer después, están en ``cli/sentences.py``.
     │   ├── ServerFull              no caben más
     │   └── AddressFull             no caben más desde esa dirección
     ├── BadTLSFile              nuestra: un certificado o una clave que no sirven
+    ├── BadService              nuestra: una función que no se puede servir
     └── NetworkError            de la red; lleva la dirección y, si la hay, la causa del sistema
         ├── UnknownHost             el nombre no se resuelve
         ├── ServerNotRunning        nadie escucha ahí (cliente)
@@ -122,6 +123,45 @@ class BadTLSFile(ComunicacionError):
         self.role = role
         self.path = path
         self.problem = problem
+        self.cause = cause
+
+
+class BadService(ComunicacionError):
+    """Un servicio, ``"modulo:funcion"``, que no se puede cargar.
+
+    ``name``: lo que se pidió. ``problem``: qué pasa, y con él qué es ``what``:
+
+    - ``"format"``: no es ``modulo:funcion``.
+    - ``"file"``: es la ruta de un fichero; ``what``, cómo se pediría como módulo.
+    - ``"no_module"``: no existe el módulo ``what``.
+    - ``"missing_import"``: existe, pero importa ``what``, que no existe.
+    - ``"syntax"``: no es Python; ``what``, lo que dice Python.
+    - ``"import_failed"``: falló al ejecutarse; ``cause``, con qué.
+    - ``"endless"``: no acaba de ejecutarse.
+    - ``"no_name"``: en el módulo no está ``what``; ``known``, lo que se le parece o, si nada, las funciones que hay.
+    - ``"not_callable"``: no es una función, sino un ``what``.
+    - ``"class"``, ``"generator"``: es una clase, o responde con ``yield``.
+    - ``"arguments"``: no se puede llamar solo con un texto; ``what``, sus argumentos.
+
+    ``place``: dónde, ``"fichero.py:línea"``, si se sabe. ``cause``: la excepción, o ``None``.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        problem: str,
+        what: str = "",
+        *,
+        place: str = "",
+        known: tuple[str, ...] = (),
+        cause: BaseException | None = None,
+    ) -> None:
+        super().__init__(f"{name}: {problem}" + f" ({what})" * bool(what))
+        self.name = name
+        self.problem = problem
+        self.what = what
+        self.place = place
+        self.known = known
         self.cause = cause
 
 

@@ -37,7 +37,7 @@ _READ_SIZE = 64 * 1024  # bytes por lectura: lo que un socket suele tener listo;
 # Antes de detenerse, vueltas del bucle para leer de los recién aceptados: crear el transporte, presentarlo, empezar a
 # leer, leer; y una de sobra. Quien ya había enviado megabytes se queda sin respuesta a los últimos.
 _TURNS_TO_READ = 5
-_THREADS = 32  # hilos para el servicio: como concurrent.futures con muchos procesadores; callados, apenas ocupan
+THREADS = 32  # hilos para el servicio: como concurrent.futures con muchos procesadores; callados, apenas ocupan
 
 
 class Observer:
@@ -560,7 +560,7 @@ class Server:
         host: str = "localhost",
         port: int = 5000,
         *,
-        threads: int = _THREADS,
+        threads: int = THREADS,
         limits: Limits = DEFAULT_LIMITS,
         observer: Observer | None = None,
         lines_only: bool | None = None,

@@ -27,6 +27,7 @@ _ON_BOTH_LOOPS = {
     "test_many_clients",
     "test_loops",
     "test_aio",
+    "test_reloading",
 }
 
 

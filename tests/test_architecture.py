@@ -19,12 +19,16 @@ ORDER = [
     *("addresses", "errors", "records", "backoff", "limits", "services", "protocol", "tls"),
     *("conversation", "client", "relay", "aio"),
     *("deadlines", "descriptors", "loops", "listener", "tls_transport", "workers", "server"),
-    *("pytest_plugin", "cli", "__main__"),
+    *("pytest_plugin", "loading", "watch", "fresh_imports", "cli", "__main__"),
 ]
 # Son transportes: ninguno conoce a los clientes, que también lo son, ni los dos clientes el uno al otro.
 CLIENTS = ("client", "relay", "aio")
 SIDE_BY_SIDE = {
-    *((room, client) for room in ("server", "listener", "tls_transport") for client in CLIENTS),
+    *(
+        (room, client)
+        for room in ("server", "listener", "tls_transport", "loading", "fresh_imports")
+        for client in CLIENTS
+    ),
     *(("aio", "client"), ("aio", "relay")),
 }
 
@@ -62,7 +66,9 @@ def test_imports_point_down(path: Path) -> None:
     assert rooms <= allowed - forbidden
 
 
-@pytest.mark.parametrize("name", ["protocol", "services", "errors", "limits", "backoff", "records", "addresses"])
+@pytest.mark.parametrize(
+    "name", ["protocol", "services", "errors", "limits", "backoff", "records", "addresses", "watch"]
+)
 def test_the_core_touches_nothing_outside(name: str) -> None:
     _, outside = imports(PACKAGE / f"{name}.py")
     assert outside <= PURE

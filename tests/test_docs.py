@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +16,7 @@ from .support.driving import play
 from .support.examples import ROOT, Conversation, blocks, documented_conversations
 from .support.model import EOF
 from .support.ports import default_port
-from .support.programs import SERVER, Program, run
+from .support.programs import SERVER, Program, run, running_server
 from .support.serving import served
 from .support.sockets import connect, receive, receive_all
 from .support.tools import need
@@ -88,6 +89,11 @@ def test_every_command_shown_is_run_by_a_test() -> None:
         "entorno/bin/cliente-tcp --puerto 7000": "test_packaging.py",
         "entorno/bin/python -m pip install '.[rapido]'": "test_packaging.py, sin red",
         ".venv/3.11/bin/python -m pytest tests/test_protocol.py": "la ejecuta quien ejecuta esto",
+        "python3 Servidor_TCP.py --servicio examples.palabras:responder": "test_examples.py",
+        "python3 Servidor_TCP.py --servicio examples.instrumento:responder --hilos 0": "test_examples.py",
+        "python3 Servidor_TCP.py --servicio examples.agenda_sqlite:responder": "test_examples.py",
+        "servidor-tcp --servicio mio:responder": "aquí mismo, sin instalar",
+        "servidor-tcp --servicio mio:responder --recargar": "aquí mismo, sin instalar",
         "make test": "la ejecuta quien ejecuta esto",
         "make test-all": ".ci/run",
         "make fuzz": "aquí mismo",
@@ -97,7 +103,8 @@ def test_every_command_shown_is_run_by_a_test() -> None:
         "make format": "aquí mismo",
         "make clean": "aquí mismo",
     }
-    assert set(commands("README.md")) | set(commands("CONTRIBUTING.md")) == set(known)
+    pages = ["README.md", "CONTRIBUTING.md", "docs/servicios.md", "examples/README.md"]
+    assert {command for page in pages for command in commands(page)} == set(known)
 
 
 def test_the_pipe_to_nc() -> None:
@@ -130,11 +137,39 @@ def test_the_map_of_the_code_is_the_code() -> None:
 
 @pytest.mark.parametrize(
     "page",
-    ["README.md", "README.en.md", "CONTRIBUTING.md", "docs/protocolo.md", "docs/fiabilidad.md", "docs/pruebas.md"],
+    [
+        *("README.md", "README.en.md", "CONTRIBUTING.md", "examples/README.md"),
+        *("docs/protocolo.md", "docs/fiabilidad.md", "docs/servicios.md", "docs/pruebas.md"),
+    ],
 )
 def test_links_lead_somewhere(page: str) -> None:
     for link in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text(encoding="utf-8")):
         assert ((ROOT / page).parent / link).exists(), link
+
+
+# -- docs/servicios.md ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", commands("docs/servicios.md"))
+def test_the_first_service_is_served_with_the_command_shown(tmp_path: Path, command: str) -> None:
+    (source,) = blocks("docs/servicios.md", "python")
+    (tmp_path / "mio.py").write_text(source, encoding="utf-8")
+    program, *options = command.split()
+    assert program == "servidor-tcp"
+    with running_server(*options, cwd=tmp_path) as (_, port), connect(port) as sock:
+        sock.sendall(b"hola\n")
+        reply = b"Has escrito 4 letras\n"
+        assert receive(sock, len(reply)) == reply
+
+
+def test_a_failure_looks_as_shown(tmp_path: Path) -> None:
+    (shown,) = blocks("docs/servicios.md", "text")
+    (tmp_path / "mio.py").write_text("def responder(texto):\n    return 1 / 0\n", encoding="utf-8")
+    with running_server("--servicio", "mio:responder", cwd=tmp_path) as (server, port), connect(port) as sock:
+        sock.sendall(b"hola\n")
+        server.wait_for("return 1 / 0\n")
+        real = re.sub(r"\('127.0.0.1', \d+\)", "('127.0.0.1', 59319)", server.output.partition("Mensaje")[2])
+        assert "Mensaje" + real.replace(str(tmp_path), "/home/ana") == shown
 
 
 # -- docs/fiabilidad.md -------------------------------------------------------------------------------------

@@ -163,9 +163,9 @@ def test_the_manual_says_what_the_help_says(program: str) -> None:
         assert f" {title} " in text
     assert " ".join((parser.epilog or "").split()) in text
     for action in parser._actions:
-        values = "" if action.nargs == 0 else f" {action.metavar or action.dest.upper()}"
+        values = "" if action.nargs == 0 or not action.option_strings else f" {action.metavar or action.dest.upper()}"
         meaning = (action.help or "") % vars(action)
-        assert f" {', '.join(action.option_strings)}{values} {meaning} " in text
+        assert f"{', '.join(action.option_strings)}{values} {meaning} " in text
         if variable := parser._variable(action):
             assert f" {variable} {action.option_strings[-1]}" in text
     codes = " ".join(f"{code} {meaning}" for code, meaning in parser.exit_codes.items())

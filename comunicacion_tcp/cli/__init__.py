@@ -13,9 +13,11 @@
     pipe.py        una tubería: cada línea, su respuesta, y cuánto falta
     lines.py       cada línea de la entrada, un objeto JSON
     exchange.py    un mensaje y su respuesta, medidos y escritos: lo común a los modos de antes
+    reloading.py   --recargar: mira si cambió el servicio y lo cambia sin parar
     report.py      lo que se cuenta del servidor: la frase, su gravedad y cuántas veces
     log.py         cada suceso, un registro de logging: llano, con fecha o JSON
     output.py      la salida del servidor, que nunca lo detiene
+    traces.py      de dónde salió una excepción, en pocas líneas
     sentences.py   cada error, como frase: qué pasó y qué hacer
     parser.py      argparse en español
     settings.py    los límites, como opciones

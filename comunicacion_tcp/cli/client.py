@@ -14,11 +14,11 @@ import signal
 from ..addresses import unix_path
 from ..client import Client
 from ..errors import BadTLSFile, MessageError, NetworkError
-from ..limits import Limits
+from ..limits import LARGEST, Limits
 from ..protocol import GOODBYE, ClientProtocol
-from .parser import SpanishParser, host_name, port_number
+from .parser import SpanishParser, host_name, port_number, whole_number
 from .sentences import bad_tls_file, conversation_failed, reason
-from .settings import CLIENT_LIMITS, add_limits, chosen_limits, seconds, whole_number
+from .settings import CLIENT_LIMITS, add_limits, chosen_limits, seconds
 from .terminal import answer_interrupts, close_output, complain, escape, prepare_streams, say
 
 TYPE_CHECKING = False  # como la de typing, sin pagar su importación
@@ -139,7 +139,7 @@ def _parser(prog: str | None) -> SpanishParser:
     parser.add_argument("--json", action="store_true", help="para programas: un objeto JSON por respuesta")
     parser.add_argument(
         "--repetir",
-        type=whole_number,
+        type=whole_number(0, LARGEST),
         metavar="N",
         help="envía el MENSAJE N veces (0: hasta Ctrl-C) y resume los tiempos, como ping",
     )

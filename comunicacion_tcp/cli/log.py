@@ -1,4 +1,5 @@
-"""El registro del servidor: cada suceso, un registro de ``logging`` y una línea, en la forma que se pida.
+"""El registro del servidor: cada suceso, un registro de ``logging`` y una línea, en la forma que se pida (y debajo, si
+falló el servicio, por dónde pasó; en JSON, todo en la misma).
 
 Aquí no se decide qué se cuenta ni con qué frase (``report.py``), ni se escribe en ningún sitio (``output.py``).
 """
@@ -14,6 +15,7 @@ from datetime import datetime
 from logging import ERROR, INFO, WARNING
 from typing import Any
 
+from .sentences import said_by
 from .terminal import escape
 
 NAME = "comunicacion_tcp.servidor"
@@ -48,13 +50,15 @@ _SAME = {
 
 
 class PlainFormatter(logging.Formatter):
-    """La frase sola. Aquí se asegura que cada registro, nuestro o de una biblioteca, es una línea que no manda nada."""
+    """La frase sola y, si el suceso trae ``traceback``, sus líneas debajo, sangradas. Aquí se asegura que nada de un
+    registro, nuestro o de una biblioteca, manda: ni en la terminal, ni empezando una línea que parezca otro."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = record.getMessage()
         if record.exc_info and (error := record.exc_info[1]):
             line += f" ({type(error).__name__}: {error})"
-        return escape(line)
+        below = getattr(record, "fields", {}).get("traceback", ())
+        return "\n    ".join(map(escape, (line, *below))) if below else escape(line)
 
 
 class DatedFormatter(PlainFormatter):
@@ -77,7 +81,7 @@ class JsonFormatter(DatedFormatter):
             "time": self._clock.show(record.created),
             "level": record.levelname.lower(),
             "event": getattr(record, "event", record.name),
-            "message": PlainFormatter.format(self, record),
+            "message": PlainFormatter.format(self, record).partition("\n")[0],  # lo de debajo va en su campo
         }
         for name, value in getattr(record, "fields", {}).items():
             shown[name] = _as_json(value)
@@ -89,7 +93,7 @@ def _as_json(value: object) -> Any:
     if isinstance(value, str):
         return escape(value)
     if isinstance(value, BaseException):
-        return {"type": type(value).__name__, "message": escape(str(value))}
+        return {"type": type(value).__name__, "message": escape(said_by(value))}
     if isinstance(value, tuple):
         return {"host": escape(value[0]), "port": value[1]}
     if isinstance(value, list):
@@ -160,7 +164,8 @@ class Log:
     def tell(self, level: int, event: str, line: str, fields: dict[str, Any]) -> None:
         """Un suceso; los cuatro datos, como en ``Event``."""
         if self._logger.isEnabledFor(level):
-            if self._direct and not self._logger.handlers and len(self._heard_by) == 1:
+            alone = not self._logger.handlers and len(self._heard_by) == 1
+            if self._direct and alone and "traceback" not in fields:
                 self._direct(escape(line))
             else:
                 self._logger.handle(Event(level, event, line, fields))

@@ -81,7 +81,7 @@ class SpanishParser(argparse.ArgumentParser):
         """Si se dio alguna de las opciones ``others`` sin ``needed``, que les hace falta, se dice y se acaba."""
         missing = getattr(options, needed.lstrip("-").replace("-", "_")) in (None, False)
         for other in others:
-            if missing and getattr(options, other.lstrip("-").replace("-", "_")) is not None:
+            if missing and getattr(options, other.lstrip("-").replace("-", "_")) not in (None, False):
                 self.error(f"{other} necesita {needed}")
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]  # como en argparse
@@ -142,17 +142,19 @@ class _SpanishFormatter(argparse.RawDescriptionHelpFormatter):
         super().add_usage(usage, actions, groups, prefix or "uso: ")
 
 
-_PORT_DIGITS = 5  # 65535
-
-
 def port_number(lowest: int) -> Callable[[str], int]:
     """El tipo de una opción que es un puerto, desde ``lowest`` (0 si el sistema puede elegirlo; si no, 1)."""
+    return whole_number(lowest, 65535)
+
+
+def whole_number(lowest: int, highest: int) -> Callable[[str], int]:
+    """El tipo de una opción que es un número entero de ``lowest`` a ``highest``."""
 
     def convert(text: str) -> int:
-        port = int(text) if text.isascii() and text.isdigit() and len(text) <= _PORT_DIGITS else -1
-        if not lowest <= port <= 65535:
-            raise argparse.ArgumentTypeError(f"debe ser un número de {lowest} a 65535, no {text!r}")
-        return port
+        value = int(text) if text.isascii() and text.isdigit() and len(text) <= len(str(highest)) else -1
+        if not lowest <= value <= highest:
+            raise argparse.ArgumentTypeError(f"debe ser un número de {lowest} a {highest}, no {text!r}")
+        return value
 
     return convert
 

@@ -12,10 +12,11 @@ from logging import ERROR, INFO, WARNING
 from typing import Any
 
 from ..addresses import Peer
-from ..errors import BadMessage, BadTLSFile, Refusal, ServiceFailed, TLSFailed
+from ..errors import BadMessage, BadService, BadTLSFile, Refusal, ServiceFailed, TLSFailed
 from ..server import Observer
 from .log import Log
-from .sentences import bad_tls_file, handshake_failed, reason
+from .sentences import bad_service, bad_tls_file, handshake_failed, named, reason
+from .traces import trace
 
 _INTERVAL = 10.0  # segundos: se ve que algo dura sin llenar la pantalla
 _LINES = 10  # de cada clase en ese rato: bastan para ver de dónde viene, y quien las provoque no llena ningún disco
@@ -46,6 +47,16 @@ class Reporter(Observer):
             "--tls-cert y --tls-clave."
         )
         self._tell(WARNING, "not_encrypted", line, {})
+
+    def service_reloaded(self, name: str) -> None:
+        """Cambió el fuente del servicio ``name``, y ya responde el nuevo."""
+        line = f"Servicio recargado: desde ahora responde el nuevo {name}."
+        self._tell(INFO, "service_reloaded", line, {"service": name})
+
+    def service_unusable(self, bad: BadService) -> None:
+        """Cambió el fuente del servicio y no sirve: sigue el de antes."""
+        line = f"Se sigue con el servicio de antes. {bad_service(bad)}"
+        self._tell(ERROR, "service_unusable", line, {"service": bad.name, "cause": bad.cause or bad})
 
     def stopping(self, conversations: int) -> None:
         """Se le pidió acabar, y deja de aceptar."""
@@ -85,9 +96,9 @@ class Reporter(Observer):
 
     def bad_message(self, peer: Peer, bad: BadMessage) -> None:
         cause = bad.__cause__ if isinstance(bad, ServiceFailed) else None
-        detail = f" ({type(cause).__name__}: {cause})" if cause else ""
+        detail = f" ({named(cause)})" if cause else ""
         line = f"Mensaje erróneo de {peer}: {bad}{detail}."
-        self._tell_some(WARNING, "bad_message", line, {"peer": peer, "cause": cause or bad})
+        self._tell_some(WARNING, "bad_message", line, {"peer": peer, "cause": cause or bad}, failed=cause)
 
     def undelivered(self, peer: Peer) -> None:
         line = f"Conexión cortada con {peer}: quedaban respuestas por entregar."
@@ -127,12 +138,18 @@ class Reporter(Observer):
 
     # -- por dentro -----------------------------------------------------------------------------------------
 
-    def _tell_some(self, level: int, event: str, line: str, fields: dict[str, Any]) -> None:
+    def _tell_some(
+        self, level: int, event: str, line: str, fields: dict[str, Any], failed: BaseException | None = None
+    ) -> None:
+        """``failed``: la excepción del servicio, si la hubo; de por dónde pasó se escribe cada camino una vez."""
         ration = self._rations.get(event)
         if not ration:
             ration = self._rations[event] = Ration(level, self._loop.time())
             self._loop.call_later(_INTERVAL, partial(self._sum_up, event))
         if ration.admits(line):
+            steps = trace(failed) if failed else []
+            if steps and ration.is_new(tuple(step for step in steps if step.startswith("File"))):  # sin los mensajes
+                fields["traceback"] = steps
             self._tell(level, event, line, fields)
 
     def _sum_up(self, event: str) -> None:
@@ -155,6 +172,13 @@ class Ration:
         self.hidden = 0
         self.last = ""
         self._shown: set[str] = set()
+        self._paths: set[tuple[str, ...]] = set()  # como mucho, uno por cada línea
+
+    def is_new(self, path: tuple[str, ...]) -> bool:
+        """Si el camino ``path`` de una excepción no se ha escrito ya en este rato."""
+        new = path not in self._paths
+        self._paths.add(path)
+        return new
 
     def admits(self, line: str) -> bool:
         """Si ``line`` se escribe; si no, queda contada en ``hidden`` y guardada en ``last``."""

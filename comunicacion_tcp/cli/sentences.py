@@ -13,6 +13,7 @@ from ..addresses import unix_path
 from ..errors import (
     AddressInUse,
     AddressNotOurs,
+    BadService,
     BadTLSFile,
     CertificateRejected,
     ConnectionLost,
@@ -91,6 +92,28 @@ _BAD_FILES = {
     "mismatch": "lleva una clave que no es la del certificado",
     "locked": "lleva una clave con contraseña, y aquí nadie puede escribirla",
 }
+# Por qué no se puede servir lo que se pidió: {name} es MODULO:FUNCION; {module}, el módulo; {what} y {place}, lo que
+# diga el error.
+_BAD_SERVICES = {
+    "format": "«{name}» no es MODULO:FUNCION. Escribe el módulo, dos puntos y la función: --servicio mio:responder.",
+    "file": "En --servicio va el nombre de un módulo, y «{name}» es el de un fichero. Prueba con --servicio {what}, "
+    "desde la carpeta en que está.",
+    "no_module": "No hay ningún módulo «{what}», ni en esta carpeta ni entre los instalados. Revisa --servicio, o "
+    "arranca desde la carpeta en que está.",
+    "missing_import": "«{module}» importa «{what}»{place}, que no existe. Instálalo, o revisa su nombre.",
+    "syntax": "«{module}» tiene algo que no es Python{place}: {what}. Corrígelo.",
+    "import_failed": "«{module}» falló al importarse{place}: {cause}. Corrígelo{hint}.",
+    "endless": "«{module}» lleva demasiado importándose, y mientras no acabe no se puede leer otra vez: algo fuera de "
+    "sus funciones espera o da vueltas. Corrígelo y reinicia el servidor.",
+    "no_name": "En «{module}»{place} no hay ningún «{what}». {known} Revisa --servicio.",
+    "not_callable": "«{name}» no es una función, sino de tipo {what}. Da una que reciba un texto y devuelva otro.",
+    "class": "«{name}» es una clase, y con cada mensaje haría un objeto. Da una función, o un método de un "
+    "objeto ya hecho.",
+    "generator": "«{name}» responde con yield, y cada mensaje tiene una sola respuesta. Devuélvela con return.",
+    "arguments": "«{name}» recibe {what}, y hay que poder llamarla con un texto y nada más. Pon valores por defecto a "
+    "lo demás, o quítalo.",
+}
+_MOST_SAID = 500  # caracteres del mensaje de una excepción: a quien la lee le basta, y puede medir megas
 _ONLY_HOST = "En --host va solo su nombre o su dirección; el puerto, en --puerto."
 
 
@@ -105,6 +128,36 @@ def reason(cause: BaseException | None) -> str:
     if isinstance(cause, MemoryError):
         return "no queda memoria"
     return f"el sistema dice: {escape(str(cause))}" if cause else ""
+
+
+def said_by(error: BaseException) -> str:
+    """El mensaje de una excepción de otro, sin escapar y acortado; puede fallar hasta al decirlo."""
+    try:
+        text = str(error)
+    except BaseException:
+        return "no se sabe decir"
+    return text if len(text) <= _MOST_SAID else text[:_MOST_SAID] + "..."
+
+
+def named(error: BaseException) -> str:
+    """Una excepción de otro, con su clase y, si lo hay, su mensaje: ``ValueError: no``."""
+    return f"{type(error).__name__}: {said_by(error)}".removesuffix(": ")
+
+
+def bad_service(error: BadService) -> str:
+    """Por qué no se puede servir lo que se pidió con --servicio."""
+    script = isinstance(error.cause, (SystemExit, EOFError))  # un programa que se usaba solo, hecho módulo
+    known = "Quizá es" if len(error.known) == 1 else "Hay"
+    facts = {
+        "name": error.name,
+        "module": error.name.partition(":")[0],
+        "what": error.what,
+        "place": f" ({error.place})" * bool(error.place),
+        "known": f"{known} «{'», «'.join(error.known)}»." if error.known else "Y no hay ninguna función.",
+        "cause": named(error.cause) if error.cause else "",
+        "hint": ', o déjalo dentro de «if __name__ == "__main__":»' * script,
+    }
+    return escape(_BAD_SERVICES[error.problem].format_map(facts))
 
 
 def listening_failed(error: NetworkError) -> str:

@@ -16,16 +16,20 @@ from collections.abc import Callable
 
 from ..addresses import Peer, format_address, unix_path
 from ..descriptors import raise_limit
-from ..errors import BadTLSFile, NetworkError
+from ..errors import BadService, BadTLSFile, NetworkError
+from ..fresh_imports import FreshImports
 from ..limits import Limits
+from ..loading import load_service
 from ..loops import run
-from ..server import Server
+from ..server import THREADS, Server
+from ..services import Service, uppercase
 from ..tls import ServerTLS
 from .log import FORMATS, LEVELS, Log, lines_lost, logging_to
 from .output import Output, sink_of
-from .parser import SpanishParser, host_name, one_of, port_number
+from .parser import SpanishParser, host_name, one_of, port_number, whole_number
+from .reloading import keep_fresh
 from .report import Reporter
-from .sentences import bad_tls_file, listening_failed
+from .sentences import bad_service, bad_tls_file, listening_failed
 from .settings import SERVER_LIMITS, add_limits, chosen_limits
 from .terminal import answer_interrupts, close_output, complain, is_terminal, prepare_streams
 
@@ -33,6 +37,7 @@ OK, FAILED, USAGE = 0, 1, 2  # el 2 lo pone argparse
 
 _HOST, _PORT = "localhost", 5000
 _OWN_DESCRIPTORS = 64  # los tres de siempre, los del bucle, los que escuchan; de sobra
+_MOST_THREADS = 1000  # con más, los hilos se estorban y el sistema puede no darlos: para eso está async def
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _EPILOG = """\
 Ctrl-C o SIGTERM lo detienen: deja de aceptar, entrega lo debido y termina. La segunda vez, corta ya.
@@ -40,8 +45,8 @@ Cada opción puede ir en el entorno: --puerto 7000 es SERVIDOR_TCP_PUERTO=7000. 
 """
 _EXIT_CODES = {
     OK: "se detuvo porque se le pidió",
-    FAILED: "no pudo escuchar (puerto ocupado, sin permiso, dirección ajena, un certificado que no sirve) o tuvo que "
-    "cortar conversaciones",
+    FAILED: "no pudo empezar (puerto ocupado, sin permiso, dirección ajena, un certificado o un servicio que no "
+    "sirven) o tuvo que cortar conversaciones",
     USAGE: "opciones equivocadas",
 }
 
@@ -54,6 +59,7 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
         parser = _parser(prog)
         options = parser.parse_args(argv)
         parser.require(options, "--tls-cert", "--tls-clave", "--tls-ca")
+        parser.require(options, "--servicio", "--recargar")
         return _run(options, chosen_limits(parser, options, SERVER_LIMITS))
     except KeyboardInterrupt:  # antes de atender señales: aún no había nada que entregar
         return OK
@@ -62,11 +68,30 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
 
 
 def _parser(prog: str | None) -> SpanishParser:
-    about = "Servidor de mensajes por TCP: responde cada mensaje en mayúsculas."
+    about = "Servidor de mensajes por TCP: responde cada mensaje en mayúsculas, o con la función de --servicio."
     parser = SpanishParser(prog, about, _EPILOG, "SERVIDOR_TCP_", _EXIT_CODES)
     where = "dirección donde escuchar, o unix:RUTA para un socket de Unix (%(default)s)"
     parser.add_argument("--host", type=host_name, default=_HOST, help=where)
     parser.add_argument("--puerto", type=port_number(0), default=_PORT, help="puerto; 0 toma uno libre (%(default)s)")
+    parser.add_argument(
+        "--servicio",
+        metavar="MODULO:FUNCION",
+        help="función de Python que responde cada mensaje: recibe su texto y devuelve otro; el módulo se busca primero "
+        "en esta carpeta (sin ella, mayúsculas)",
+    )
+    parser.add_argument(
+        "--hilos",
+        type=whole_number(0, _MOST_THREADS),
+        default=THREADS,
+        metavar="N",
+        help="mensajes que responde a la vez una función que espera; 0, sin hilos: más rápido si nunca espera a nada "
+        "(%(default)s)",
+    )
+    parser.add_argument(
+        "--recargar",
+        action="store_true",
+        help="lee otra vez el servicio cuando cambian sus ficheros, sin cortar a nadie",
+    )
     parser.add_argument(
         "--registro",
         type=one_of(*FORMATS),
@@ -94,6 +119,21 @@ def _parser(prog: str | None) -> SpanishParser:
 
 
 def _run(options: argparse.Namespace, limits: Limits) -> int:
+    with FreshImports(options.servicio) if options.recargar else contextlib.nullcontext() as imports:
+        # Antes de que haya un bucle: un módulo puede querer el suyo mientras se importa.
+        try:
+            service = imports.load() if imports else _load(options.servicio)
+        except BadService as bad:
+            complain(bad_service(bad))
+            return FAILED
+        return _listen(options, limits, service, imports)
+
+
+def _load(name: str | None) -> Service:
+    return uppercase if name is None else load_service(name)
+
+
+def _listen(options: argparse.Namespace, limits: Limits, service: Service, imports: FreshImports | None) -> int:
     formatter = FORMATS[options.registro]()
     try:
         output = Output(*sink_of(sys.stdout), lambda count: formatter.format(lines_lost(count)))
@@ -102,12 +142,19 @@ def _run(options: argparse.Namespace, limits: Limits) -> int:
         return FAILED
     try:
         with logging_to(output.write, formatter, LEVELS[options.nivel]) as log:
-            return run(_serve(options, limits, log, output))
+            return run(_serve(options, limits, service, imports, log, output))
     finally:
         output.close()
 
 
-async def _serve(options: argparse.Namespace, limits: Limits, log: Log, output: Output) -> int:
+async def _serve(
+    options: argparse.Namespace,
+    limits: Limits,
+    service: Service,
+    imports: FreshImports | None,
+    log: Log,
+    output: Output,
+) -> int:
     loop = asyncio.get_running_loop()
     reporter = Reporter(log, loop)
     loop.set_exception_handler(reporter.failed)
@@ -117,7 +164,15 @@ async def _serve(options: argparse.Namespace, limits: Limits, log: Log, output: 
     except BadTLSFile as error:
         complain(bad_tls_file(error))
         return FAILED
-    server = Server(host=options.host, port=options.puerto, limits=limits, observer=reporter, tls=tls)
+    server = Server(
+        service,
+        options.host,
+        options.puerto,
+        limits=limits,
+        observer=reporter,
+        tls=tls,
+        threads=options.hilos,
+    )
     stop = asyncio.Event()
 
     hurry = False
@@ -142,7 +197,10 @@ async def _serve(options: argparse.Namespace, limits: Limits, log: Log, output: 
     reporter.listening(f"Servidor escuchando{where}...", server.addresses)
     if not tls and not all(map(_is_local, server.addresses)):
         reporter.not_encrypted()
+    reloading = loop.create_task(keep_fresh(imports, server, reporter)) if imports else None
     await stop.wait()
+    if reloading:
+        reloading.cancel()
     loop.set_exception_handler(lambda *_: None)  # acabando, lo que asyncio dejó aplazado ya no le importa a nadie
     if is_terminal(sys.stdout):
         output.write("")  # detrás de «^C»

@@ -53,7 +53,7 @@ def add_limits(parser: argparse.ArgumentParser, limits: dict[str, tuple[str, str
         group.add_argument(
             option,
             dest=field,
-            type=seconds(zero=field in OPTIONAL) if waits else whole_number,
+            type=seconds(zero=field in OPTIONAL) if waits else _number,
             metavar="S" if waits else "N",
             default=default,
             help=f"{text} ({default:g})" if waits else f"{text} (%(default)s)",
@@ -77,7 +77,7 @@ def chosen_limits(
         parser.error(message)
 
 
-def whole_number(text: str) -> int:
+def _number(text: str) -> int:
     """El tipo de una opción que es una cuenta o un tamaño: ``500``, ``64K``, ``1M``."""
     unit = _UNITS.get(text[-1:].upper(), 1)
     digits = text[:-1] if unit > 1 else text

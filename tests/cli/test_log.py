@@ -1,4 +1,5 @@
-"""``log.py``: cada suceso es una línea, en la forma que se pida, y nada de lo que llega de fuera manda en ella."""
+"""``log.py``: cada suceso es una línea, en la forma que se pida, y nada de lo que llega de fuera manda en ella ni en el
+camino de una excepción que vaya debajo."""
 
 from __future__ import annotations
 
@@ -6,9 +7,9 @@ import json
 import logging
 import re
 import signal
-import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -96,6 +97,44 @@ def test_json_has_the_data_apart() -> None:
     assert json.loads(JsonFormatter().format(foreign("eso")))["event"] == "asyncio"
 
 
+BELOW = ['File "mio.py", line 1, in f', "  raise " + HOSTILE]
+
+
+def test_a_trace_goes_below_its_line_and_rules_nothing() -> None:
+    event = Event(logging.WARNING, "bad_message", HOSTILE, {"traceback": BELOW})
+    below = f'\n    File "mio.py", line 1, in f\n      raise {TAME}'
+    assert PlainFormatter().format(event) == TAME + below
+    assert DatedFormatter().format(event).endswith(f" aviso {TAME}{below}")
+
+
+def test_in_json_a_trace_is_in_the_same_line() -> None:
+    line = JsonFormatter().format(Event(logging.WARNING, "bad_message", HOSTILE, {"traceback": BELOW}))
+    assert line.isascii()
+    assert "\n" not in line
+    shown = json.loads(line)
+    assert shown["message"] == TAME
+    assert shown["traceback"] == [BELOW[0], f"  raise {TAME}"]
+
+
+def test_a_trace_is_written_also_when_only_the_sentence_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    with logging_to(lines.append, PlainFormatter(), logging.INFO) as log:
+        log.tell(logging.WARNING, "bad_message", "frase", {"traceback": BELOW[:1]})
+    assert lines == ["frase\n    " + BELOW[0]]
+
+
+def test_an_exception_that_cannot_speak_does_not_spoil_its_line() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    shown = json.loads(JsonFormatter().format(Event(logging.WARNING, "bad_message", "frase", {"cause": Mute()})))
+    assert shown["cause"] == {"type": "Mute", "message": "no se sabe decir"}
+    huge = Event(logging.WARNING, "bad_message", "frase", {"cause": ValueError("x" * 1_000_000)})
+    assert len(JsonFormatter().format(huge)) < 1000
+
+
 def test_the_hour_follows_the_changes_of_the_year(madrid: None) -> None:
     clock = Clock()
     assert clock.show(1_774_745_999.9996) == "2026-03-29T01:59:59.999+01:00"
@@ -153,16 +192,17 @@ def test_lost_lines() -> None:
 
 # -- los programas de verdad --------------------------------------------------------------------------------
 
-# El servidor de siempre, con un servicio que falla diciendo lo que le mandaron y algo peor.
+# Un servicio que falla diciendo lo que le mandaron y algo peor.
 _FAILING = """
-import sys
-from comunicacion_tcp import server
 def fail(text):
     raise ValueError(text + "\\n\\x1b[31m\\u202e\\u2028\\x85")
-server.Server.__init__.__defaults__ = (fail, *server.Server.__init__.__defaults__[1:])
-from comunicacion_tcp.cli.server import main
-sys.exit(main(["--puerto", "0", *sys.argv[1:]]))
 """
+
+
+def failing(folder: Path, *options: str) -> Program:
+    """El servidor de siempre con ese servicio."""
+    (folder / "mio.py").write_text(_FAILING, encoding="utf-8")
+    return Program([*SERVER, "--puerto", "0", "--servicio", "mio:fail", *options], cwd=folder)
 
 
 def events(program: Program) -> list[dict[str, Any]]:
@@ -170,8 +210,8 @@ def events(program: Program) -> list[dict[str, Any]]:
     return [json.loads(line) for line in program.output.rpartition("\n")[0].split("\n") if line]
 
 
-def test_json_lines_tell_everything_and_nothing_rules_them() -> None:
-    with Program([sys.executable, "-c", _FAILING, "--registro", "json"]) as server:
+def test_json_lines_tell_everything_and_nothing_rules_them(tmp_path: Path) -> None:
+    with failing(tmp_path, "--registro", "json") as server:
         wait_until(lambda: events(server))
         port = events(server)[0]["addresses"][0]["port"]
 
@@ -209,12 +249,13 @@ def test_json_lines_tell_everything_and_nothing_rules_them() -> None:
         assert server.errors == ""
 
 
-def test_hostile_text_in_the_plain_log() -> None:
-    with Program([sys.executable, "-c", _FAILING]) as server, connect(server.port) as sock:
+def test_hostile_text_in_the_plain_log(tmp_path: Path) -> None:
+    with failing(tmp_path) as server, connect(server.port) as sock:
         sock.sendall("\x1b[2J\u202ehola\n".encode())
         server.wait_for(r"(ValueError: \x1b[2J\u202ehola\n\x1b[31m\u202e\u2028\x85).")
+        server.wait_for("line 3, in fail\n      raise ValueError(text + ")
         assert not re.search(r"[\0-\x09\x0b-\x1f\x7f-\x9f\u2028\u202e]", server.output)
-        assert len(server.output.splitlines()) == 3
+        assert len(server.output.splitlines()) == 5
 
 
 def test_dated_lines_and_only_the_serious_ones() -> None:

@@ -136,7 +136,7 @@ def test_a_server_that_does_not_answer() -> None:
         (["-q", "--repetir", "2"], "-q y --repetir no van juntas"),
         (["--repetir", "2"], "--repetir necesita un MENSAJE"),
         (["--repetir", "0"], "--repetir necesita un MENSAJE"),
-        (["--repetir", "x", "hola"], "--repetir debe ser un número entero"),
+        (["--repetir", "x", "hola"], "--repetir debe ser un número de 0 a"),
         (["--repetir", "2", "DESCONEXION"], "no se puede repetir"),
         (["--intervalo", "2", "hola"], "--intervalo necesita --repetir"),
         (["--repetir", "2", "--intervalo", "-1", "hola"], "--intervalo"),

@@ -11,7 +11,7 @@ import pytest
 
 from comunicacion_tcp.cli.log import LineHandler, Log, PlainFormatter
 from comunicacion_tcp.cli.report import Ration, Reporter
-from comunicacion_tcp.errors import BadTLSFile, ServerFull, ServiceFailed, TLSFailed, TooLong
+from comunicacion_tcp.errors import BadService, BadTLSFile, ServerFull, ServiceFailed, TLSFailed, TooLong
 from comunicacion_tcp.server import Observer
 
 from ..support.fakes import FakeLoop
@@ -90,6 +90,57 @@ def test_events_are_named_like_the_methods_of_observer() -> None:
     assert [event.event for event in book.events] == list(told)
     silent = {"closed"}  # ya se contó cómo acabó
     assert set(told) | silent == {name for name in vars(Observer) if not name.startswith("_")}
+
+
+def crash(text: str) -> str:
+    return str(int(text))
+
+
+def failed(text: str = "a") -> ServiceFailed:
+    """El error de un servicio que falló de verdad, con el camino de su excepción."""
+    bad = ServiceFailed("el servicio falló con este mensaje")
+    try:
+        crash(text)
+    except ValueError as error:
+        bad.__cause__ = error
+    return bad
+
+
+def test_the_same_path_of_a_failure_is_written_once_in_a_while() -> None:
+    reporter, book, loop = reporting()
+    for port, text in enumerate("aab"):
+        reporter.bad_message(("192.0.2.7", port), failed(text))
+    assert [line.count("\n") > 0 for line in book.lines] == [True, False, False]
+    assert [" in " in line for line in book.lines] == [True, False, False]
+    assert "'b')." in book.lines[2]  # lo que cambia, la frase, se ve siempre
+    loop.advance(10)
+    reporter.bad_message(PEER, failed())
+    assert " in crash\n" in book.lines[-1]
+
+
+def test_a_flood_of_failures_is_a_few_lines_one_path_and_a_sum() -> None:
+    reporter, book, loop = reporting()
+    for port in range(1000):
+        reporter.bad_message(("192.0.2.7", port), failed())
+    loop.advance(10)
+    assert len(book.lines) == 11
+    assert sum("traceback" in event.fields for event in book.events) == 1
+    assert book.lines[-1].startswith("... y 990 más en 10 s; lo último: ")
+    assert "\n" not in book.lines[-1]
+
+
+def test_the_service_that_is_read_again() -> None:
+    reporter, book, _ = reporting()
+    reporter.service_reloaded("mio:f")
+    reporter.service_unusable(BadService("mio:f", "syntax", "invalid\x1b", place="mio.py:3", cause=SyntaxError("no")))
+    assert book.lines == [
+        "Servicio recargado: desde ahora responde el nuevo mio:f.",
+        r"Se sigue con el servicio de antes. «mio» tiene algo que no es Python (mio.py:3): invalid\x1b. Corrígelo.",
+    ]
+    assert [(event.event, event.levelno) for event in book.events] == [
+        ("service_reloaded", logging.INFO),
+        ("service_unusable", logging.ERROR),
+    ]
 
 
 def test_how_serious_each_thing_is() -> None:

@@ -14,6 +14,7 @@ import sys
 import termios
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from .examples import ROOT
 from .loops import python_path
@@ -44,7 +45,7 @@ class Program:
     """Un proceso cuya salida se va leyendo: ``output`` crece sola, y ``wait_for`` espera a que diga algo.
 
     ``terminal``: si se ejecuta en un pseudoterminal (entrada, salida y errores) o con tuberías. ``size``: sus filas y
-    columnas.
+    columnas. ``cwd``: dónde.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Program:
         size: tuple[int, int] | None = None,
         env: Mapping[str, str] | None = None,
         encoding: str = "utf-8",
+        cwd: Path = ROOT,
     ) -> None:
         self._encoding = encoding
         self._bytes = b""
@@ -70,7 +72,7 @@ class Program:
                 stdin=slave,
                 stdout=slave,
                 stderr=slave,
-                cwd=ROOT,
+                cwd=cwd,
                 env=settings,
                 start_new_session=True,
             )
@@ -79,7 +81,7 @@ class Program:
         else:
             self._master = -1
             pipe = subprocess.PIPE
-            self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, cwd=ROOT, env=settings)
+            self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, cwd=cwd, env=settings)
             readers = [threading.Thread(target=self._read_pipe, args=(name,), daemon=True) for name in ("out", "err")]
         self._readers = readers
         for reader in readers:
@@ -179,19 +181,19 @@ class Program:
 
 @contextlib.contextmanager
 def running_server(
-    *options: str, terminal: bool = False, env: Mapping[str, str] | None = None
+    *options: str, terminal: bool = False, env: Mapping[str, str] | None = None, cwd: Path = ROOT
 ) -> Iterator[tuple[Program, int]]:
     """El servidor de verdad en un puerto libre: ``(programa, puerto)``. Al acabar lo para."""
-    with Program([*SERVER, "--puerto", "0", *options], terminal=terminal, env=env) as program:
+    with Program([*SERVER, "--puerto", "0", *options], terminal=terminal, env=env, cwd=cwd) as program:
         yield program, program.port
 
 
 def run(
-    command: Sequence[str], entry: str | bytes = "", env: Mapping[str, str] | None = None
+    command: Sequence[str], entry: str | bytes = "", env: Mapping[str, str] | None = None, cwd: Path = ROOT
 ) -> subprocess.CompletedProcess[bytes]:
     """Ejecuta ``command`` hasta el final con ``entry`` por su entrada."""
     data = entry.encode() if isinstance(entry, str) else entry
-    return subprocess.run(command, input=data, capture_output=True, timeout=PATIENCE, cwd=ROOT, env=environment(env))
+    return subprocess.run(command, input=data, capture_output=True, timeout=PATIENCE, cwd=cwd, env=environment(env))
 
 
 def fails(done: subprocess.CompletedProcess[bytes], code: int, *words: str) -> None:

@@ -34,6 +34,17 @@ def receive_all(sock: socket.socket) -> bytes:
     return bytes(data)
 
 
+def ask(sock: socket.socket, text: str) -> str:
+    """La línea que responde el servidor a la línea ``text``."""
+    sock.sendall(text.encode() + b"\n")
+    line = b""
+    while not line.endswith(b"\n"):
+        more = receive(sock, 1)
+        assert more, line
+        line += more
+    return line.decode().removesuffix("\n")
+
+
 def fill(sock: socket.socket, data: bytes = b"x" * 65535 + b"\n") -> None:
     """Envía ``data`` una y otra vez, sin leer, hasta que ni esperando un poco se puede más: no le leen."""
     sock.setblocking(False)

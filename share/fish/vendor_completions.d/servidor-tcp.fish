@@ -51,7 +51,7 @@ function _shtab_servidor_tcp_using
 end
 
 set -g _shtab_servidor_tcp_commands
-set -g _shtab_servidor_tcp_opts_with_value --calma-cierre --cola --host --keepalive --max-conexiones --max-mensaje --max-por-direccion --max-salida --mensajes-por-turno --nivel --pausa-aceptar --plazo-cierre --plazo-inactivo --plazo-mensaje --plazo-parada --plazo-salida --plazo-servicio --plazo-tls --puerto --registro --reserva --silencio --tls-ca --tls-cert --tls-clave --umbral-salida
+set -g _shtab_servidor_tcp_opts_with_value --calma-cierre --cola --hilos --host --keepalive --max-conexiones --max-mensaje --max-por-direccion --max-salida --mensajes-por-turno --nivel --pausa-aceptar --plazo-cierre --plazo-inactivo --plazo-mensaje --plazo-parada --plazo-salida --plazo-servicio --plazo-tls --puerto --registro --reserva --servicio --silencio --tls-ca --tls-cert --tls-clave --umbral-salida
 
 complete -c servidor-tcp -e
 complete -c servidor-tcp -f
@@ -60,6 +60,9 @@ complete -c servidor-tcp -n _shtab_servidor_tcp_using -s h -l help -l ayuda -d '
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l version -d 'muestra la versión y termina'
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l host -xka "(__fish_print_hostnames)" -d 'dirección donde escuchar, o unix:RUTA para un socket de Unix (localhost)'
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l puerto -x -d 'puerto; 0 toma uno libre (5000)'
+complete -c servidor-tcp -n _shtab_servidor_tcp_using -l servicio -x -d 'función de Python que responde cada mensaje: recibe su texto y devuelve otro; el módulo se busca primero en esta carpeta (sin ella, mayúsculas)'
+complete -c servidor-tcp -n _shtab_servidor_tcp_using -l hilos -x -d 'mensajes que responde a la vez una función que espera; 0, sin hilos: más rápido si nunca espera a nada (32)'
+complete -c servidor-tcp -n _shtab_servidor_tcp_using -l recargar -d 'lee otra vez el servicio cuando cambian sus ficheros, sin cortar a nadie'
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l registro -xka "llano fecha json" -d 'cómo se cuenta cada cosa que pasa: llano, solo la frase; fecha, con la hora y la gravedad; json, un objeto por línea (llano)'
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l nivel -xka "info aviso error" -d 'lo menos grave que se cuenta: info, aviso o error (info)'
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l tls-cert -xka "(__fish_complete_path (commandline -ct))" -d 'certificado con que cifrar; se lee otra vez si cambia'

@@ -1,0 +1,223 @@
+"""``servidor-tcp --servicio``: una función de otro, servida, y lo que se le cuenta a quien la escribe."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from ..support.modules import write
+from ..support.programs import SERVER, Program, fails, run, running_server
+from ..support.sockets import ask, connect, receive, receive_all
+
+# -- qué se sirve -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "reply"),
+    [
+        ("def responder(texto): return texto[::-1]", "mio:responder", "aloh"),
+        ("async def responder(texto): return texto.title()", "mio:responder", "Hola"),
+        ("class A:\n    def buscar(self, texto): return f'no hay {texto}'\na = A()", "mio:a.buscar", "no hay hola"),
+    ],
+)
+def test_any_function_is_served_as_upper_case_is(tmp_path: Path, source: str, name: str, reply: str) -> None:
+    write(tmp_path / "mio.py", source)
+    with running_server("--servicio", name, cwd=tmp_path) as (server, port), connect(port) as sock:
+        assert ask(sock, "hola") == reply
+        sock.sendall(b"\xff\r\n")
+        error = "ERROR: el mensaje no es UTF-8 válido\r\n".encode()
+        assert receive(sock, len(error)) == error
+        sock.sendall(b"hola\nDESCONEXION\n")
+        assert receive_all(sock).decode() == f"{reply}\nConexión cerrada\n"
+        server.wait_for("Mensaje de desconexión recibido")
+
+
+def test_it_can_be_in_the_environment(tmp_path: Path) -> None:
+    write(tmp_path / "mio.py", "def responder(texto): return texto + '!'")
+    env = {"SERVIDOR_TCP_SERVICIO": "mio:responder", "SERVIDOR_TCP_HILOS": "0"}
+    with running_server(env=env, cwd=tmp_path) as (_, port), connect(port) as sock:
+        assert ask(sock, "hola") == "hola!"
+
+
+# -- qué no se puede servir ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "words"),
+    [
+        ("", "mio", ["«mio» no es MODULO:FUNCION", "--servicio mio:responder"]),
+        ("", "", ["«» no es MODULO:FUNCION"]),
+        ("", "mio.py:f", ["el de un fichero", "--servicio mio:f"]),
+        ("", "nada:f", ["No hay ningún módulo «nada»", "Revisa --servicio"]),
+        ("import numpi", "mio:f", ["«mio» importa «numpi» (mio.py:1)", "Instálalo"]),
+        ("def f(", "mio:f", ["«mio» tiene algo que no es Python (mio.py:1)", "Corrígelo"]),
+        ("x = 1 / 0", "mio:f", ["«mio» falló al importarse (mio.py:1): ZeroDivisionError: division by zero"]),
+        ("raise ValueError('a\\n\\x1b[2Jb')", "mio:f", [r"ValueError: a\n\x1b[2Jb."]),
+        ("raise SystemExit(7)", "mio:f", ["SystemExit: 7", "if __name__ =="]),
+        ("def responder(t): return t", "mio:reponder", ["no hay ningún «reponder»", "Quizá es «responder»"]),
+        ("def a(t): return t\ndef b(t): return t", "mio:zzz", ["(mio.py)", "Hay «a», «b»."]),
+        ("", "mio:zzz", ["no hay ninguna función"]),
+        ("n = 3", "mio:n", ["«mio:n» no es una función, sino de tipo int"]),
+        ("class A: pass", "mio:A", ["es una clase"]),
+        ("def f(t): yield t", "mio:f", ["responde con yield", "return"]),
+        ("def f(a, b): return a", "mio:f", ["«mio:f» recibe (a, b)", "con un texto y nada más"]),
+    ],
+)
+@pytest.mark.parametrize("options", [[], ["--recargar"]], ids=str)
+def test_what_cannot_be_served_is_a_sentence(
+    tmp_path: Path, source: str, name: str, words: list[str], options: list[str]
+) -> None:
+    write(tmp_path / "mio.py", source)
+    fails(run([*SERVER, "--puerto", "0", "--servicio", name, *options], cwd=tmp_path), 1, *words)
+
+
+def test_reloading_needs_a_service() -> None:
+    fails(run([*SERVER, "--recargar"]), 2, "--recargar necesita --servicio")
+    fails(run([*SERVER, "--hilos", "1001"]), 2, "--hilos debe ser un número de 0 a 1000")
+
+
+def test_an_interrupt_while_importing_is_not_an_error(tmp_path: Path) -> None:
+    write(tmp_path / "mio.py", "import threading\nprint('importando', flush=True)\nthreading.Event().wait()")
+    with Program([*SERVER, "--puerto", "0", "--servicio", "mio:f"], cwd=tmp_path) as server:
+        server.wait_for("importando\n")
+        server.signal(signal.SIGINT)
+        assert server.wait() == 0
+        assert server.errors == ""
+
+
+# -- un servicio que falla ----------------------------------------------------------------------------------
+
+FAILING = """
+def responder(texto):
+    if texto == "mal":
+        return dividir(texto)
+    return texto
+
+def dividir(texto):
+    return 1 / 0  # \x1b[2J\u202e
+"""
+TAME = r"      return 1 / 0  # \x1b[2J\u202e"
+FAILED = "ERROR: el servicio falló con este mensaje"
+
+
+@pytest.mark.parametrize("shape", ["llano", "fecha"])
+def test_a_failure_costs_a_message_and_says_where_it_was(tmp_path: Path, shape: str) -> None:
+    write(tmp_path / "mio.py", FAILING)
+    options = ("--servicio", "mio:responder", "--registro", shape)
+    with running_server(*options, cwd=tmp_path) as (server, port), connect(port) as sock, connect(port) as other:
+        assert [ask(sock, text) for text in ("hola", "mal", "sigo")] == ["hola", FAILED, "sigo"]
+        server.wait_for(TAME + "\n")
+        assert ask(other, "mal") == FAILED
+        server.wait_for("(ZeroDivisionError: division by zero).\n", times=2)
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        lines = server.output.splitlines()
+        (first,) = [number for number, line in enumerate(lines) if line.startswith("    File ")][:1]
+        assert "falló con este mensaje (ZeroDivisionError: division by zero)." in lines[first - 1]
+        path = tmp_path / "mio.py"
+        assert lines[first : first + 4] == [
+            f'    File "{path}", line 4, in responder',
+            "      return dividir(texto)",
+            f'    File "{path}", line 8, in dividir',
+            TAME,
+        ]
+        assert server.output.count("in dividir") == 1  # el mismo camino no se repite
+        assert not re.search(r"[\0-\x09\x0b-\x1f\x7f-\x9f\u202e]", server.output)
+        assert server.errors == ""
+
+
+def test_in_json_the_trace_is_a_field_of_the_same_line(tmp_path: Path) -> None:
+    write(tmp_path / "mio.py", FAILING)
+    with Program(
+        [*SERVER, "--puerto", "0", "--servicio", "mio:responder", "--registro", "json"], cwd=tmp_path
+    ) as server:
+        server.wait_for("\n")
+        with connect(json.loads(server.output.split("\n")[0])["addresses"][0]["port"]) as sock:
+            assert ask(sock, "mal") == FAILED
+            server.wait_for("bad_message")
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        told = {event["event"]: event for event in map(json.loads, server.output.splitlines())}
+        assert told["bad_message"]["cause"] == {"type": "ZeroDivisionError", "message": "division by zero"}
+        assert [line.strip() for line in told["bad_message"]["traceback"]] == [
+            f'File "{tmp_path / "mio.py"}", line 4, in responder',
+            "return dividir(texto)",
+            f'File "{tmp_path / "mio.py"}", line 8, in dividir',
+            TAME.strip(),
+        ]
+        assert "\n" not in told["bad_message"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("source", "reply", "words"),
+    [
+        ("def f(t): return 3", "ERROR: el servicio no devolvió texto", "no devolvió texto."),
+        ("def f(t): return 'a\\nb'", "ERROR: el servicio devolvió más de una línea", "más de una línea."),
+        ("def f(t): raise SystemExit", FAILED, "(SystemExit)."),
+        ("def f(t): return f(t)", FAILED, "pasos más ..."),
+        ("def f(t): raise ValueError('x' * 1_000_000)", FAILED, "xxx...)."),
+        ("class E(Exception):\n    def __str__(self): raise self\ndef f(t): raise E", FAILED, "(E: no se sabe decir)."),
+        ("async def f(t): return 1 / 0", FAILED, "async def f(t): return 1 / 0"),
+    ],
+)
+def test_whatever_it_does_wrong_the_conversation_goes_on(tmp_path: Path, source: str, reply: str, words: str) -> None:
+    write(tmp_path / "mio.py", source)
+    with running_server("--servicio", "mio:f", cwd=tmp_path) as (server, port), connect(port) as sock:
+        assert ask(sock, "a") == reply
+        assert ask(sock, "b") == reply
+        server.wait_for(words)
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert len(server.output) < 10_000
+        assert server.errors == ""
+
+
+# -- que espera ---------------------------------------------------------------------------------------------
+
+# Cada mensaje espera a que esté el fichero que nombra.
+WAITING = """
+import os, time
+def responder(texto):
+    while texto and not os.path.exists(texto):
+        time.sleep(0.01)
+    return f"estaba {texto}"
+"""
+
+
+def test_a_function_that_waits_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    write(tmp_path / "mio.py", WAITING)
+    options = ("--servicio", "mio:responder", "--hilos", "2")
+    with running_server(*options, cwd=tmp_path) as (_, port), connect(port) as slow, connect(port) as quick:
+        slow.sendall(b"a\n\n")
+        assert ask(quick, "") == "estaba "
+        (tmp_path / "a").touch()
+        assert receive(slow, 17) == b"estaba a\nestaba \n"  # cada conexión, en su orden
+
+
+def test_who_closes_its_side_before_the_reply_gets_it_and_the_end(tmp_path: Path) -> None:
+    write(tmp_path / "mio.py", WAITING)
+    with running_server("--servicio", "mio:responder", cwd=tmp_path) as (server, port):
+        with connect(port) as early, connect(port) as other:
+            early.sendall(b"a\n")
+            early.shutdown(socket.SHUT_WR)
+            for _ in range(3):  # mientras, el servidor ve el fin de la otra
+                assert ask(other, "") == "estaba "
+            (tmp_path / "a").touch()
+            assert receive_all(early) == b"estaba a\n"
+        server.wait_for("se fue sin despedirse", times=2)
+
+
+def test_one_that_takes_too_long_is_an_error_and_the_conversation_goes_on(tmp_path: Path) -> None:
+    write(tmp_path / "mio.py", WAITING)
+    options = ("--servicio", "mio:responder", "--plazo-servicio", "0.1")
+    with running_server(*options, cwd=tmp_path) as (server, port), connect(port) as sock:
+        assert ask(sock, "nunca").startswith("ERROR: ")
+        assert ask(sock, "") == "estaba "
+        server.wait_for("Mensaje erróneo")
+        server.signal(signal.SIGTERM)  # el hilo que sigue esperando no impide acabar
+        assert server.wait() == 0
