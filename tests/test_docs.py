@@ -83,13 +83,19 @@ def test_every_command_shown_is_run_by_a_test() -> None:
         "-addext subjectAltName=IP:IP-DEL-SERVIDOR -keyout clave.pem -out cert.pem": "cli/test_tls.py, con 127.0.0.1",
         "python3 Servidor_TCP.py --host 0.0.0.0 --tls-cert cert.pem --tls-clave clave.pem": "cli/test_tls.py",
         "python3 Cliente_TCP.py --host IP-DEL-SERVIDOR --tls --tls-ca cert.pem": "cli/test_tls.py, con 127.0.0.1",
+        "python3 Cliente_TCP.py hola mundo": "aquí mismo",
+        "python3 Cliente_TCP.py -q < entrada.txt > salida.txt": "aquí mismo",
+        "python3 Cliente_TCP.py --json hola": "aquí mismo",
+        "python3 Cliente_TCP.py --repetir 3 --intervalo 0 hola": "aquí mismo",
+        "python3 Servidor_TCP.py --servicio examples.palabras:responder": "test_examples.py",
+        "source entorno/share/bash-completion/completions/cliente-tcp": "test_share.py y test_packaging.py",
+        "entorno/bin/python -m pip install '.[interactivo]'": "test_packaging.py, sin red",
         "python3 -m venv entorno": "test_packaging.py",
         "entorno/bin/python -m pip install .": "test_packaging.py",
         "entorno/bin/servidor-tcp --puerto 7000": "test_packaging.py",
         "entorno/bin/cliente-tcp --puerto 7000": "test_packaging.py",
         "entorno/bin/python -m pip install '.[rapido]'": "test_packaging.py, sin red",
         ".venv/3.11/bin/python -m pytest tests/test_protocol.py": "la ejecuta quien ejecuta esto",
-        "python3 Servidor_TCP.py --servicio examples.palabras:responder": "test_examples.py",
         "python3 Servidor_TCP.py --servicio examples.instrumento:responder --hilos 0": "test_examples.py",
         "python3 Servidor_TCP.py --servicio examples.agenda_sqlite:responder": "test_examples.py",
         "servidor-tcp --servicio mio:responder": "aquí mismo, sin instalar",
@@ -116,9 +122,35 @@ def test_the_pipe_to_nc() -> None:
         assert done.stdout.decode() == blocks("README.md", "text")[2]
 
 
-def test_the_example_of_the_library() -> None:
-    (code,) = blocks("README.md", "python")
-    assert run([sys.executable, "-c", code]).stdout.decode() == blocks("README.md", "text")[3]
+@pytest.mark.parametrize(("page", "count"), [("README.md", 1), ("docs/biblioteca.md", 4)])
+def test_the_examples_of_the_library(page: str, count: int) -> None:
+    # Cada uno lleva debajo lo que escribe.
+    text = (ROOT / page).read_text(encoding="utf-8")
+    examples = re.findall(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    assert len(examples) == len(blocks(page, "python")) == count
+    for code, shown in examples:
+        done = run([sys.executable, "-W", "error", "-c", code])
+        assert (done.stdout.decode(), done.stderr) == (shown, b"")
+
+
+def test_the_commands_for_scripts(tmp_path: Path) -> None:
+    page = (ROOT / "README.md").read_text(encoding="utf-8").partition("En un script")[2]
+    one, *others = re.findall(r"^python3 Cliente_TCP.py .*", page.partition("## Sirve")[0], re.MULTILINE)
+    assert len(others) == 3
+    (tmp_path / "entrada.txt").write_text("uno\ndos\n", encoding="utf-8")
+    script = f"cd {tmp_path}; "
+    with default_port(), Program(SERVER) as server:
+        server.wait_for("Servidor escuchando...")
+        for command, shown in (
+            (one, r"HOLA MUNDO\n"),
+            (others[0] + "; cat salida.txt", r"UNO\nDOS\n"),
+            (others[1], r'{"message": "hola", "reply": "HOLA", "milliseconds": [\d.]+}\n'),
+            (others[2], r"(\d: +[\d.]+ ms  HOLA\n){3}--- localhost:5000: 3 enviados, 3 respondidos, 0 perdidos\n.*\n"),
+        ):
+            there = command.replace("python3 Cliente_TCP.py", f"{sys.executable} {ROOT / 'Cliente_TCP.py'}")
+            done = run([need("bash"), "-c", script + there])
+            assert re.fullmatch(shown, done.stdout.decode()), (command, done)
+            assert done.stderr == b""
 
 
 @pytest.mark.parametrize("target", ["test", "test-all", "fuzz", "bench", "soak", "share", "format", "clean"])
@@ -140,6 +172,7 @@ def test_the_map_of_the_code_is_the_code() -> None:
     [
         *("README.md", "README.en.md", "CONTRIBUTING.md", "examples/README.md"),
         *("docs/protocolo.md", "docs/fiabilidad.md", "docs/servicios.md", "docs/pruebas.md"),
+        "docs/biblioteca.md",
     ],
 )
 def test_links_lead_somewhere(page: str) -> None:
