@@ -60,6 +60,19 @@ def idle_table(results: Results) -> str:
     return "### memoria por conexión callada\n\n" + table(["servidor", "bytes"], rows)
 
 
+def services_table(results: Results) -> str:
+    """La tabla en Markdown de los servicios propios: procesador por mensaje en cada trabajo; vacía si no se midieron."""
+    works = [work for work in WORKS if work.key in results.services]
+    if not works:
+        return ""
+    rows = [
+        [name, *(f"{median(sample.cpu for sample in results.services[work.key][name]):.1f}" for work in works)]
+        for name in results.services[works[0].key]
+    ]
+    head = ["CPU us/mensaje", *(work.title for work in works)]
+    return "### una función propia, según dónde se ejecuta\n\n" + table(head, rows)
+
+
 def client_table(results: Results) -> str:
     """La tabla en Markdown de lo que cuesta el cliente, paso a paso."""
     parts = ["### el cliente: un mensaje, de principio a fin\n"]
@@ -156,6 +169,7 @@ def write_docs(results: Results) -> None:
         "## Trabajo a trabajo",
         *(work_table(work, results) for work in WORKS),
         idle_table(results),
+        services_table(results),
         client_table(results),
         pipe_table(results),
         pipe_line(results),

@@ -41,6 +41,7 @@ class PipeSample:
 class Results:
     """Todo lo de una ejecución. ``samples[trabajo][servidor]``, ``failures[trabajo][servidor]`` (qué hizo mal),
     ``idle[servidor]`` (bytes por conexión callada). El primer servidor es el de C, con el que se comparan todos.
+    ``services[trabajo][servicio]``, nuestro servidor con servicios propios (el primero, las mayúsculas de siempre).
     ``pipe[cliente]``, las rondas de cada cliente por una tubería (el primero es el nuestro; ninguna, si falta o falló:
     ``pipe_failures[cliente]``), con ``lines`` líneas."""
 
@@ -51,6 +52,7 @@ class Results:
     failures: dict[str, dict[str, str]] = field(default_factory=dict)
     idle: dict[str, float] = field(default_factory=dict)
     client: list[ClientCost] = field(default_factory=list)
+    services: dict[str, dict[str, list[Sample]]] = field(default_factory=dict)
     pipe: dict[str, list[PipeSample]] = field(default_factory=dict)
     pipe_failures: dict[str, str] = field(default_factory=dict)
     lines: int = 0

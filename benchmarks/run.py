@@ -28,11 +28,12 @@ from typing import NoReturn
 from . import report
 from .clients import WrongOutput, pipe_clients, pour, redis_serving, write_lines
 from .results import ClientCost, Results, Sample
-from .servers import HERE, Competitor, competitors, compile_c, our_server
+from .servers import HERE, Competitor, competitors, compile_c, our_server, own_services
 from .works import WORKS, Work
 
 IDLE = 10_000  # conexiones calladas en la medida de memoria: el problema C10K
 _FIRST = 64  # de ellas, las que entran antes de empezar a contar: lo que un servidor reserva una sola vez
+_SERVICE_WORKS = ("rr", "p16")  # uno cada vez, y varios: lo demás lo decide lo que tarde la función
 SETTLE = 60.0  # segundos como mucho para que un servidor acepte todas las calladas
 
 
@@ -97,7 +98,12 @@ def serving(server: Competitor, cpus: tuple[int, int]) -> Iterator[tuple[int, in
     """El servidor en marcha en su procesador: ``(pid, puerto)``. Al acabar lo para a él y a nadie más."""
     command = ["taskset", "-c", str(cpus[0]), *server.command]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True, env=environment()
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        env=environment(),
+        cwd=HERE.parent,  # donde se buscan los servicios propios
     )
     drain = None
     try:
@@ -237,6 +243,21 @@ def measure_idle(results: Results, cpus: tuple[int, int]) -> None:
     print(report.idle_table(results), flush=True)
 
 
+def measure_services(results: Results, folder: Path, cpus: tuple[int, int]) -> None:
+    """Mide nuestro servidor con una función propia, de cada manera de ejecutarla, y enseña su tabla."""
+    load = compile_c("load.c", folder)
+    for work in (work for work in WORKS if work.key in _SERVICE_WORKS):
+        cargo = work.write(folder)
+        table = results.services.setdefault(work.key, {})
+        for number in range(results.rounds):
+            for server in own_services():
+                _progress(f"{work.title}: ronda {number + 1} de {results.rounds}, {server.name}")
+                sample = measure(server, work, load, cargo, results.seconds, cpus)
+                table.setdefault(server.name, []).append(sample)
+    _progress("")
+    print(report.services_table(results), flush=True)
+
+
 def measure_client(results: Results, cpus: tuple[int, int]) -> None:
     """Mide el cliente con el intérprete de aquí, que apenas tiene paquetes, y con el de la máquina."""
     with serving(results.servers[0], cpus) as (_, port):
@@ -284,7 +305,7 @@ def measure_pipe(results: Results, lines: int, folder: Path, cpus: tuple[int, in
 def main() -> int:
     """Mide, enseña el progreso y escribe las tablas. Devuelve el código de salida."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    every = [*(work.key for work in WORKS), "idle", "client", "pipe"]
+    every = [*(work.key for work in WORKS), "idle", "services", "client", "pipe"]
     # Muchas y cortas: una máquina compartida cambia de velocidad de un segundo a otro, y la mediana lo aguanta.
     parser.add_argument("--rondas", type=int, default=9, help="medidas de cada servidor en cada trabajo (%(default)s)")
     parser.add_argument("--segundos", type=float, default=0.5, help="lo que dura cada una (%(default)s)")
@@ -314,6 +335,8 @@ def main() -> int:
         measure_works(results, keys, Path(name), cpus)
         if "idle" in keys:
             measure_idle(results, cpus)
+        if "services" in keys:
+            measure_services(results, Path(name), cpus)
         if "client" in keys:
             measure_client(results, cpus)
         if "pipe" in keys:

@@ -71,6 +71,21 @@ def competitors(folder: Path) -> list[Competitor]:
     ]
 
 
+def own_services() -> list[Competitor]:
+    """Nuestro servidor con una función propia, de cada manera en que la ejecuta; el primero, como viene."""
+
+    def serving(name: str, function: str, *options: str) -> Competitor:
+        command = [*ours(fast=True), *_ANYWHERE, "--servicio", f"benchmarks.own_services:{function}", *options]
+        return Competitor(name, command, ours=True)
+
+    return [
+        our_server(),
+        serving("una función, `--hilos 0`", "upper", "--hilos", "0"),
+        serving("una función `async`", "upper_later"),
+        serving("una función, en hilos", "upper"),
+    ]
+
+
 def compile_c(source: str, folder: Path) -> Path:
     """Compila un fichero de esta carpeta con ``cc -O2``; devuelve el ejecutable. ``RuntimeError`` si no hay."""
     compiler = shutil.which("cc")

@@ -412,8 +412,9 @@ class ServerProtocol:
 
     def _answer_by_parts(self, block: bytes) -> bytes:
         """Como ``_answer``, cuando el atajo no ha podido con ``block`` entero."""
-        if not block.endswith(b"\n"):
-            return self._answer_message(block, b"")
+        if block.find(b"\n", 0, -1) < 0:  # uno solo: lo normal con un servicio que no tiene atajo
+            body = block.removesuffix(b"\n")
+            return self._answer_message(body, block[len(body) :])
         later = b""
         if len(block) > self._slice():
             end = block.find(b"\n", self._slice()) + 1

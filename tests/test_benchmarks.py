@@ -74,6 +74,7 @@ def test_the_tables_and_figures_are_written_between_their_marks(
         results.failures[work.key] = {"malo": "malo: perdió una respuesta"}
     results.idle = {"C": 80.0}
     results.client = [ClientCost("python3", {"nada": (10.0, 1.0)})]
+    results.services = {"rr": {"mayúsculas": [Sample(2.0, 1.0, 5e5, 1, 2)], "en hilos": [Sample(50.0, 9.0, 2e4, 1, 2)]}}
     results.lines = 1_000_000
     results.pipe = {
         "cliente-tcp -q": [PipeSample(0.1, 1e7), PipeSample(0.2, 1e7)],
@@ -95,6 +96,8 @@ def test_the_tables_and_figures_are_written_between_their_marks(
             in text
         )
     assert "| otro | 0.225 | 0.150-0.300 | 1.50 | 1 000 000 |" in page
+    assert "| CPU us/mensaje | petición y respuesta, ASCII |" in page
+    assert "| en hilos | 50.0 |" in page
     assert "| uno que no está | FALTA |  |  |  |" in page
     assert "| uno que pierde | FALLA |  |  |  |\n\nFALLA uno que pierde: código 0, 3 bytes." in page
     assert "FALTA: no está instalado" in page
@@ -104,7 +107,7 @@ def test_the_tables_and_figures_are_written_between_their_marks(
 
 def test_without_the_clients_the_page_is_the_rest() -> None:
     results = Results([], 1, 1)
-    assert report.pipe_table(results) == report.pipe_line(results) == ""
+    assert report.pipe_table(results) == report.pipe_line(results) == report.services_table(results) == ""
 
 
 def test_a_client_that_loses_a_reply_has_no_cost(tmp_path: Path) -> None:
