@@ -93,7 +93,7 @@ def _find(name: str, module: Any, path: str) -> Any:
     for number, part in enumerate(parts, 1):
         try:
             found = getattr(found, part)
-        except AttributeError as error:
+        except (AttributeError, SystemError) as error:  # lo segundo, Python 3.13.0 si la carpeta actual no existe
             file = getattr(module, "__file__", None)
             place = _shown(file) if file else ""
             missing = ".".join(parts[:number])

@@ -218,4 +218,4 @@ def test_without_a_current_folder_what_is_installed_still_loads(tmp_path: Path) 
         gone.rmdir()
         assert load_service("html:escape").function("<") == "&lt;"
         bad = reason("html:nada")
-        assert bad.place.endswith("html/__init__.py")
+        assert bad.place.endswith("html/__init__.py"), repr(bad.cause)

@@ -77,7 +77,8 @@ class Program:
                 start_new_session=True,
             )
             os.close(slave)
-            readers = [threading.Thread(target=self._read_terminal, daemon=True)]
+            # Con un descriptor suyo: el de _master, una vez cerrado, es el de la terminal siguiente.
+            readers = [threading.Thread(target=self._read_terminal, args=(os.dup(self._master),), daemon=True)]
         else:
             self._master = -1
             pipe = subprocess.PIPE
@@ -90,15 +91,10 @@ class Program:
     def _set_size(self, rows: int, columns: int) -> None:
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
-    def _read_terminal(self) -> None:
-        while True:
-            try:
-                data = os.read(self._master, 65536)
-            except OSError:  # Linux dice EIO cuando ya nadie tiene la terminal abierta
-                return
-            if not data:
-                return
-            self._bytes += data
+    def _read_terminal(self, terminal: int) -> None:
+        with open(terminal, "rb", buffering=0) as stream, contextlib.suppress(OSError):
+            while data := stream.read(65536):  # Linux dice EIO cuando ya nadie tiene la terminal abierta
+                self._bytes += data
 
     def _read_pipe(self, name: str) -> None:
         stream = self.process.stdout if name == "out" else self.process.stderr
