@@ -164,8 +164,14 @@ static int receive(struct connection *c) {
     ssize_t size = recv(c->fd, input, READ_SIZE, 0);
     if (size < 0)
         return errno == EAGAIN ? 0 : -1;
-    if (!size)
-        return -1;
+    if (!size) {
+        if (!c->output_size)
+            return -1;
+        /* No enviará más, pero quizá lea: antes de cerrar se le entrega lo que se le debe. */
+        struct epoll_event event = {.events = EPOLLOUT, .data.ptr = c};
+        epoll_ctl(epoll, EPOLL_CTL_MOD, c->fd, &event);
+        return 0;
+    }
     if (c->ended)
         return 0;
     if (!c->pending_size)

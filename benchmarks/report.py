@@ -15,6 +15,10 @@ from .works import WORKS, Work
 ROOT = HERE.parent
 PAGE, README = ROOT / "docs" / "rendimiento.md", ROOT / "README.md"
 _END = "<!-- Hasta aquí -->\n"
+_PIPE_JOBS = (
+    "No todos hacen lo mismo: `cliente-tcp -q` sabe cuántas respuestas faltan; `redis-cli` también, y no las escribe; "
+    "los demás solo mueven bytes. Lo que escribe cada uno se comprueba byte a byte."
+)
 _OUR_COLOUR, _THEIR_COLOUR, _LIMIT_COLOUR = "#b5442e", "#9a9a9a", "#3c3c3c"
 
 
@@ -103,7 +107,7 @@ def pipe_table(results: Results) -> str:
     title = f"### los clientes: {results.lines:_} líneas de un fichero a otro".replace("_", " ")
     head = ["cliente", "CPU us/línea", "recorrido", "veces el nuestro", "líneas/s"]
     failed = "".join(f"\nFALLA {text}\n" for text in results.pipe_failures.values())
-    return f"{title}\n\n{table(head, rows)}{failed}"
+    return f"{title}\n\n{_PIPE_JOBS}\n\n{table(head, rows)}{failed}"
 
 
 def pipe_line(results: Results) -> str:

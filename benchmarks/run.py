@@ -81,8 +81,9 @@ def resident(root: int) -> int:
 
 def environment() -> dict[str, str]:
     """El entorno de una persona que ejecuta algo por segunda vez: nada que cambie cómo escribe o compila Python, y así
-    los .pyc ya están escritos, ni los límites del servidor."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "SERVIDOR_TCP_"))}
+    los .pyc ya están escritos, ni las opciones de nuestros programas."""
+    ours = ("PYTHON", "SERVIDOR_TCP_", "CLIENTE_TCP_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
 
 
 def end(*_: object) -> NoReturn:

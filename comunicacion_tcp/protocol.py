@@ -43,13 +43,16 @@ conversación ``deferred`` pregunta: deja el mensaje en ``question`` y no sigue 
 from __future__ import annotations
 
 import codecs
-import re
 from collections import deque
 from collections.abc import Callable
 
 from .errors import BadMessage, MessageError, NotUTF8, ServiceFailed, ServiceTimedOut, TooLong, TooSlow
 from .limits import DEFAULT_LIMITS, Limits
 from .services import Function, Service, as_service, uppercase
+
+TYPE_CHECKING = False  # como la de typing, sin pagar su importación
+if TYPE_CHECKING:
+    import re
 
 GOODBYE = "DESCONEXION"
 FAREWELL = "Conexión cerrada"
@@ -321,7 +324,7 @@ class ServerProtocol:
         # Parte de esta línea ya está respondida: lo que falta se responde como su continuación.
         end = data.index(b"\n") + 1
         line = self._take_pending() + data[:end]
-        goodbye = re.fullmatch(_GOODBYE_LINE, answered + line)
+        goodbye = _find_goodbye(answered + line)
         if goodbye:
             return self._say_goodbye(goodbye[1])
         return self._answer(line) + self._receive(data[end:])
@@ -349,7 +352,7 @@ class ServerProtocol:
 
     def _answer_lines(self, block: bytes) -> bytes:
         # La búsqueda simple es mucho más rápida que la expresión, y casi nunca encuentra nada.
-        goodbye = re.search(_GOODBYE_LINE, block) if _GOODBYE in block else None
+        goodbye = _find_goodbye(block) if _GOODBYE in block else None
         if not goodbye:
             return self._answer(block)
         before = block[: goodbye.start()]
@@ -589,6 +592,13 @@ def _reply(call: Callable[..., object], *message: str) -> bytes:
         return reply.encode()
     except UnicodeEncodeError as error:
         raise ServiceFailed("el servicio devolvió texto que no es Unicode válido") from error
+
+
+def _find_goodbye(block: bytes) -> re.Match[bytes] | None:
+    """La primera línea de despedida de ``block``; su grupo 1 es el terminador."""
+    import re  # tarda en cargarse, y el cliente no la usa
+
+    return re.search(_GOODBYE_LINE, block)
 
 
 def _split_terminator(line: bytes) -> tuple[bytes, bytes]:

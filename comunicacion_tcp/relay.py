@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import re
 import selectors
 import socket
 import stat
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 _BLOCK = 256 * 1024
 
 _GOODBYE = GOODBYE.encode()
-_GOODBYE_LINE = re.compile(rb"(?m)^" + _GOODBYE + rb"\r?\n")
+_GOODBYE_LINE = rb"(?m)^" + _GOODBYE + rb"\r?\n"  # sin compilar: casi nadie la necesita, y re la recuerda
 _RARE = b"X"  # una letra de la despedida que apenas se escribe: buscarla sola es diez veces más rápido (memchr)
 _NEWLINE = ord("\n")
 _ENOUGH = len(_GOODBYE) + 2  # bytes del principio de una línea que bastan para saber que no es la despedida
@@ -99,7 +98,9 @@ class Tally:
                 return end
         if block.find(_RARE, 0, size) < 0:
             return 0
-        found = _GOODBYE_LINE.search(block, middle, size)
+        import re  # tarda en cargarse: lo paga quien escribe equis
+
+        found = re.compile(_GOODBYE_LINE).search(block, middle, size)
         return found.end() if found else 0
 
 

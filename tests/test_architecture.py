@@ -140,4 +140,6 @@ print(*set(sys.modules) - before)
         [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert "No hay ningún servidor" in done.stderr
+    if arguments == ["-q"]:
+        heavy |= {"argparse", "gettext", "locale", "re"}  # sin ellos arranca en tres cuartos del tiempo
     assert not heavy & set(done.stdout.split())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from benchmarks import report
 from benchmarks.clients import PipeClient, WrongOutput, pour
 from benchmarks.results import ClientCost, PipeSample, Results, Sample
-from benchmarks.servers import Competitor
+from benchmarks.servers import Competitor, compile_c
 from benchmarks.works import WORKS, Work
 
 from .support.examples import ROOT
@@ -124,6 +125,22 @@ def test_a_client_that_loses_a_reply_has_no_cost(tmp_path: Path) -> None:
 def test_impossible_measures_are_refused(options: list[str]) -> None:
     done = subprocess.run([*BENCH, *options], cwd=ROOT, capture_output=True, text=True, env=environment())
     assert done.returncode == 2
+
+
+def test_the_server_in_c_gives_all_it_owes_to_who_stops_sending_and_reads_late(tmp_path: Path) -> None:
+    need("cc")
+    lines = (b"hola" * 16 + b"\n") * 500_000  # 32 MB: más de lo que guarda el sistema
+    with subprocess.Popen([str(compile_c("reference.c", tmp_path))], stdout=subprocess.PIPE) as server:
+        try:
+            assert server.stdout
+            with socket.create_connection(("127.0.0.1", int(server.stdout.readline()))) as sock:
+                sock.settimeout(30)
+                sock.sendall(lines)
+                sock.shutdown(socket.SHUT_WR)
+                with sock.makefile("rb") as replies:
+                    assert replies.read() == lines.upper()
+        finally:
+            server.kill()
 
 
 def need_what_it_needs() -> None:

@@ -10,6 +10,7 @@
     colour.py      el color, si lo hay
     one_shot.py    un mensaje, y su respuesta sola
     repeat.py      el mismo mensaje muchas veces, y el resumen de sus tiempos
+    plain.py       la orden más corriente de -q, entendida sin argparse
     pipe.py        una tubería: cada línea, su respuesta, y cuánto falta
     lines.py       cada línea de la entrada, un objeto JSON
     exchange.py    un mensaje y su respuesta, medidos y escritos: lo común a los modos de antes

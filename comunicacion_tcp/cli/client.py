@@ -7,23 +7,26 @@ Conectar, enviar y esperar es de ``comunicacion_tcp/client.py``.
 
 from __future__ import annotations
 
-import argparse
 import errno
+import gc
 import signal
+import sys
 
 from ..addresses import unix_path
 from ..client import Client
 from ..errors import BadTLSFile, MessageError, NetworkError
 from ..limits import LARGEST, Limits
 from ..protocol import GOODBYE, ClientProtocol
-from .parser import SpanishParser, host_name, port_number, whole_number
+from .plain import plain_pipe
 from .sentences import bad_tls_file, conversation_failed, reason
-from .settings import CLIENT_LIMITS, add_limits, chosen_limits, seconds
 from .terminal import answer_interrupts, close_output, complain, escape, prepare_streams, say
 
 TYPE_CHECKING = False  # como la de typing, sin pagar su importación
 if TYPE_CHECKING:
+    import argparse
     import ssl
+
+    from .parser import SpanishParser
 
 OK, NETWORK, USAGE, SERVER_ERROR, INTERRUPTED = 0, 1, 2, 3, 130  # 130 = 128 + SIGINT, como en cualquier shell
 
@@ -55,14 +58,18 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     try:
         answer_interrupts()
         prepare_streams()
+        place = plain_pipe(sys.argv[1:] if argv is None else argv)
+        if place is not None:
+            client = _relay()(**place)
+            with client:
+                _pour(client)
+            return OK
         parser = _parser(prog)
         options = _options(parser, argv)
         if _is_dialogue(options):
             hint = f" Para terminar bien, escribe {GOODBYE}."
-        wait = dict.fromkeys(("connect_timeout", "handshake_timeout", "reply_timeout"), options.espera)
-        limits = chosen_limits(parser, options, CLIENT_LIMITS, **(wait if options.espera else {}))
         kind = _relay() if options.tuberia else Client
-        client = kind(options.host, options.puerto, limits=limits, tls=_tls(options))
+        client = kind(options.host, options.puerto, limits=_limits(parser, options), tls=_tls(options))
         with client:
             return OK if _converse(client, options) else SERVER_ERROR
     except KeyboardInterrupt:
@@ -82,6 +89,7 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
         return NETWORK
     finally:
         close_output()
+        gc.freeze()  # al acabar, Python no repasa todo lo cargado en busca de basura: son 2 ms
 
 
 def _is_dialogue(options: argparse.Namespace) -> bool:
@@ -91,9 +99,7 @@ def _is_dialogue(options: argparse.Namespace) -> bool:
 def _converse(client: Client, options: argparse.Namespace) -> bool:
     """La conversación entera, en el modo elegido. Devuelve si no hubo errores del servidor que contar."""
     if options.tuberia:
-        from .pipe import pour
-
-        pour(client)  # type: ignore[arg-type]  # es el Relay de main
+        _pour(client)
         return True
     if options.repetir is not None:
         from .repeat import send_again
@@ -115,7 +121,16 @@ def _converse(client: Client, options: argparse.Namespace) -> bool:
     return True
 
 
+def _pour(client: Client) -> None:
+    from .pipe import pour
+
+    pour(client)  # type: ignore[arg-type]  # es el Relay de main
+
+
 def _parser(prog: str | None) -> SpanishParser:
+    from .parser import SpanishParser, host_name, port_number, whole_number
+    from .settings import CLIENT_LIMITS, add_limits, seconds
+
     defaults = Limits()
     parser = SpanishParser(prog, "Cliente de mensajes por TCP.", _EPILOG, "CLIENTE_TCP_", _EXIT_CODES)
     parser.add_argument(
@@ -171,6 +186,13 @@ def _options(parser: SpanishParser, argv: list[str] | None) -> argparse.Namespac
     options.message = " ".join(options.words) if options.words else None
     _check_mode(parser, options)
     return options
+
+
+def _limits(parser: SpanishParser, options: argparse.Namespace) -> Limits:
+    from .settings import CLIENT_LIMITS, chosen_limits
+
+    wait = dict.fromkeys(("connect_timeout", "handshake_timeout", "reply_timeout"), options.espera)
+    return chosen_limits(parser, options, CLIENT_LIMITS, **(wait if options.espera else {}))
 
 
 def _check_mode(parser: SpanishParser, options: argparse.Namespace) -> None:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import sys
 
 TYPE_CHECKING = False  # como la de typing, sin pagar su importación
 if TYPE_CHECKING:
+    import re
     from typing import TextIO
 
 # Lo que una terminal obedece en vez de mostrar: controles C0 (menos el tabulador) y C1, DEL, los separadores de
@@ -24,7 +24,11 @@ _SHORT = {"\n": r"\n", "\r": r"\r", "\x00": r"\0"}
 def escape(text: str) -> str:
     """``text``, que viene de otro extremo, sin nada que una terminal pueda obedecer: ``\\x1b`` en vez de ESC."""
     # Casi todo texto es imprimible, y así la expresión, que tarda en compilarse, solo la paga quien la necesita.
-    return text if text.isprintable() else re.sub(_UNSAFE, _escape_one, text)
+    if text.isprintable():
+        return text
+    import re
+
+    return re.sub(_UNSAFE, _escape_one, text)
 
 
 def _escape_one(match: re.Match[str]) -> str:
