@@ -67,6 +67,7 @@ class Client(Conversation):
         super().__init__(host, port, limits=limits, tls=tls, reconnect=reconnect, resend=resend)
         self._selector: selectors.BaseSelector | None = None
         self._unfinished = False  # lo último que se empezó a escribir está a medias
+        self._waiting = False  # si un hilo espera a la conexión: otro no la cierra, que no se enteraría
         self._lock = allocate_lock()
 
     def connect(self) -> None:
@@ -86,6 +87,7 @@ class Client(Conversation):
         ``TLSFailed``: en TLS 1.3 el servidor puede rechazar nuestro certificado después del saludo). Con ``reconnect``,
         los de ``connect``.
         """
+        self._refuse_if_busy()
         with self._lock:
             return at_once(self._send(message))
 
@@ -99,13 +101,14 @@ class Client(Conversation):
         respuestas por llegar la cierra.
 
         El servidor debe acabar cada respuesta en salto de línea; con los que no, ``TimedOut``: usa ``send``. Los demás
-        errores, los de ``send``; en ``ConnectionLost``, ``unanswered`` dice cuántos mensajes enviados se quedaron sin
+        errores, los de ``send``; en ``ConnectionLost``, ``unanswered`` dice cuántos mensajes pedidos se quedaron sin
         respuesta. Con ``resend`` se envían otra vez, y lo ya respondido no se repite.
         """
         flow = Flow(iter(messages), at_hand=isinstance(messages, (list, tuple)))
-        with self._lock:
-            self._begin(flow)
+        self._refuse_if_busy()
         try:
+            with self._lock:
+                self._begin(flow)
             while True:
                 with self._lock:
                     more = at_once(self._advance(flow))
@@ -128,6 +131,7 @@ class Client(Conversation):
         si falta algo, y es ``ConnectionLost`` (lo que sí llegó entero queda en ``take_unasked()``). Sin conexión es
         ``ConnectionLost``: no se vuelve a conectar para despedirse.
         """
+        self._refuse_if_busy()
         with self._lock:
             return at_once(self._leave(timeout))
 
@@ -136,6 +140,7 @@ class Client(Conversation):
 
         Error: ``ConnectionLost`` si no hay conexión.
         """
+        self._refuse_if_busy()
         with self._lock:
             return at_once(self._hear())
 
@@ -149,8 +154,14 @@ class Client(Conversation):
             raise self._loss()
 
     def close(self) -> None:
-        """Cierra la conexión. Se puede llamar más de una vez."""
-        self._leave_everything()
+        """Cierra la conexión. Se puede llamar más de una vez, y desde otro hilo: la llamada que esté a medias acaba en
+        ``ConnectionLost``."""
+        self._closings += 1
+        if (sock := self._socket) and self._waiting:
+            with contextlib.suppress(OSError):  # despierta a quien la espera, que la cerrará; el servidor no lo nota
+                sock.shutdown(socket.SHUT_RD)
+        else:
+            self._leave_everything()
 
     def __enter__(self) -> Client:
         self.connect()
@@ -211,6 +222,7 @@ class Client(Conversation):
 
     def _move(self, rest: memoryview, timeout: float, *, last: bool = False) -> tuple[memoryview, bool]:
         """Como ``_wait``. Escribe en el acto lo que quepa, que suele ser todo; si no cabe nada, espera."""
+        closings = self._closings
         sock, selector = self._connected()
         if rest:
             size = len(rest)
@@ -220,8 +232,17 @@ class Client(Conversation):
                     sock.shutdown(socket.SHUT_WR)
             if len(rest) < size:
                 return rest, True
-        selector.modify(sock, selectors.EVENT_READ | (selectors.EVENT_WRITE if rest else 0))
-        events = selector.select(timeout)
+        self._waiting = True
+        try:
+            events = []
+            if self._closings == closings:
+                selector.modify(sock, selectors.EVENT_READ | (selectors.EVENT_WRITE if rest else 0))
+                events = selector.select(timeout)
+        finally:
+            self._waiting = False
+        if self._closings != closings:
+            self._leave_everything()
+            raise ConnectionLost(self.address)
         ready = events[0][1] if events else 0
         if ready & selectors.EVENT_READ:
             self._read(sock)

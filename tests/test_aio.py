@@ -117,6 +117,39 @@ def test_closing_ends_the_call_in_progress(ask: str) -> None:
         run(main())
 
 
+def test_after_closing_nothing_is_sent_again() -> None:
+    async def main() -> None:
+        client = talk(port, reconnect=AT_ONCE, resend=True)
+        await client.connect()
+        task = asyncio.ensure_future(client.send("uno"))
+        await turns(5)
+        await client.close()
+        with pytest.raises(ConnectionLost):
+            await task
+        assert client._socket is None
+
+    with foreign_server(reads_all) as port:
+        run(main())
+
+
+@pytest.mark.parametrize("before", [[], ["uno"]])
+def test_the_messages_of_send_many_cannot_ask_the_same_client(before: list[str]) -> None:
+    async def main() -> None:
+        async with talk(running.port) as client:
+
+            async def messages() -> AsyncIterator[str]:
+                for message in before:
+                    yield message
+                yield await client.send("dos")
+
+            with pytest.raises(RuntimeError, match="send_many"):
+                [reply async for reply in client.send_many(messages())]
+            assert await client.send("cuatro") == "CUATRO"
+
+    with served() as running:
+        run(main())
+
+
 @pytest.mark.parametrize("ask", ["connect", "send"])
 def test_closing_ends_the_attempts_to_connect(ask: str) -> None:
     async def main() -> None:

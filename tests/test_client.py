@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import socket
 import threading
+from collections.abc import Callable, Iterator
 
 import pytest
 
 import comunicacion_tcp.client as client_module
+from comunicacion_tcp.backoff import Backoff
 from comunicacion_tcp.client import Client
 from comunicacion_tcp.errors import (
     ConnectionLost,
@@ -20,6 +22,7 @@ from comunicacion_tcp.errors import (
 from comunicacion_tcp.limits import Limits
 
 from .support.serving import served
+from .support.sockets import foreign_server
 from .support.waiting import PATIENCE
 
 QUICK = Limits(reply_silence=0.05, reply_timeout=5)  # para servidores que no terminan sus respuestas
@@ -140,6 +143,69 @@ def test_several_threads_share_a_client() -> None:
         for thread in threads:
             thread.join()
     assert not wrong
+
+
+def in_another_thread(call: Callable[[], object]) -> BaseException:
+    """El error con que acaba ``call``, que si no acaba no se lleva con ella a las demás pruebas."""
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            call()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    assert errors, "no acabó, o no falló"
+    return errors[0]
+
+
+@pytest.mark.parametrize("before", [[], ["uno"]])
+@pytest.mark.parametrize("ask", ["send", "send_many", "take_unasked", "say_goodbye"])
+def test_the_messages_of_send_many_cannot_ask_the_same_client(ask: str, before: list[str]) -> None:
+    with served() as running, talk(running.port, PATIENT) as client:
+        asking: dict[str, Callable[[], object]] = {
+            "send": lambda: client.send("dos"),
+            "send_many": lambda: list(client.send_many(["dos"])),
+            "take_unasked": client.take_unasked,
+            "say_goodbye": client.say_goodbye,
+        }
+
+        def messages() -> Iterator[str]:
+            yield from before
+            asking[ask]()
+            yield "tres"
+
+        assert isinstance(in_another_thread(lambda: list(client.send_many(messages()))), RuntimeError)
+        assert client.send("cuatro") == "CUATRO"
+
+
+@pytest.mark.parametrize("resend", [False, True])
+@pytest.mark.parametrize("many", [False, True])
+def test_closing_from_another_thread_ends_the_call_in_progress(many: bool, resend: bool) -> None:
+    reached = threading.Event()
+
+    def read_all(sock: socket.socket) -> None:
+        while sock.recv(1024):
+            reached.set()
+
+    with foreign_server(read_all) as port:
+        reconnect = Backoff() if resend else None
+        client = Client("127.0.0.1", port, limits=PATIENT, reconnect=reconnect, resend=resend)
+        client.connect()
+
+        def close() -> None:
+            reached.wait(PATIENCE)
+            client.close()
+
+        closer = threading.Thread(target=close)
+        closer.start()
+        error = in_another_thread(lambda: list(client.send_many(["uno"])) if many else client.send("uno"))
+        closer.join()
+        assert isinstance(error, ConnectionLost)
+        assert client._socket is None
 
 
 @pytest.mark.parametrize("many", [False, True])
