@@ -67,8 +67,9 @@ class Client(Conversation):
         super().__init__(host, port, limits=limits, tls=tls, reconnect=reconnect, resend=resend)
         self._selector: selectors.BaseSelector | None = None
         self._unfinished = False  # lo último que se empezó a escribir está a medias
-        self._waiting = False  # si un hilo espera a la conexión: otro no la cierra, que no se enteraría
         self._lock = allocate_lock()
+        self._waiting = False  # si un hilo espera a la conexión: otro no la cierra, que no se enteraría
+        self._guard = allocate_lock()  # de _waiting
 
     def connect(self) -> None:
         """Se conecta; si ya lo estaba, deja la conexión anterior y empieza otra conversación.
@@ -156,12 +157,13 @@ class Client(Conversation):
     def close(self) -> None:
         """Cierra la conexión. Se puede llamar más de una vez, y desde otro hilo: la llamada que esté a medias acaba en
         ``ConnectionLost``."""
-        self._closings += 1
-        if (sock := self._socket) and self._waiting:
+        with self._guard:
+            if (sock := self._socket) is None or not self._waiting:
+                self._leave_everything()
+                return
+            self._closings += 1
             with contextlib.suppress(OSError):  # despierta a quien la espera, que la cerrará; el servidor no lo nota
                 sock.shutdown(socket.SHUT_RD)
-        else:
-            self._leave_everything()
 
     def __enter__(self) -> Client:
         self.connect()
@@ -202,27 +204,26 @@ class Client(Conversation):
                 break
 
     def _hang_up(self) -> None:
-        if self._selector:
-            self._selector.close()
-            self._selector = None
-        if self._socket:
+        selector, self._selector = self._selector, None
+        sock, self._socket = self._socket, None
+        session, self._session = self._session, None
+        if selector:
+            selector.close()
+        if sock:
             if self._unfinished:
                 # Con un FIN, un servidor daría por bueno el medio mensaje que tiene.
                 with contextlib.suppress(OSError):
-                    self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-            elif self._session:
-                self._session.close()
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            elif session:
+                session.close()
                 with contextlib.suppress(OSError):  # si cabe y aún hay quien lo oiga
-                    self._socket.send(self._session.take_outgoing())
-            self._session = None
-            self._socket.close()
-            self._socket = None
+                    sock.send(session.take_outgoing())
+            sock.close()
 
     # -- por dentro -----------------------------------------------------------------------------------------
 
     def _move(self, rest: memoryview, timeout: float, *, last: bool = False) -> tuple[memoryview, bool]:
         """Como ``_wait``. Escribe en el acto lo que quepa, que suele ser todo; si no cabe nada, espera."""
-        closings = self._closings
         sock, selector = self._connected()
         if rest:
             size = len(rest)
@@ -232,16 +233,18 @@ class Client(Conversation):
                     sock.shutdown(socket.SHUT_WR)
             if len(rest) < size:
                 return rest, True
-        self._waiting = True
+        with self._guard:
+            self._connected()
+            closings = self._closings
+            self._waiting = True
         try:
-            events = []
-            if self._closings == closings:
-                selector.modify(sock, selectors.EVENT_READ | (selectors.EVENT_WRITE if rest else 0))
-                events = selector.select(timeout)
+            selector.modify(sock, selectors.EVENT_READ | (selectors.EVENT_WRITE if rest else 0))
+            events = selector.select(timeout)
         finally:
-            self._waiting = False
+            with self._guard:
+                self._waiting = False
         if self._closings != closings:
-            self._leave_everything()
+            self._hang_up()
             raise ConnectionLost(self.address)
         ready = events[0][1] if events else 0
         if ready & selectors.EVENT_READ:
