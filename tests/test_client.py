@@ -21,6 +21,7 @@ from comunicacion_tcp.errors import (
 )
 from comunicacion_tcp.limits import Limits
 
+from .support.chaos import Chaos
 from .support.serving import served
 from .support.sockets import foreign_server
 from .support.waiting import PATIENCE
@@ -236,3 +237,35 @@ def test_ctrl_c_in_the_middle_leaves_nothing_for_the_next(
         client.connect()
         assert client.send("cuatro") == "CUATRO"
         client.close()
+
+
+@pytest.mark.parametrize("resend", [False, True])
+def test_in_chaos_each_thread_gets_its_own_replies(resend: bool) -> None:
+    chaos = Chaos(seed=1)
+    wrong: list[object] = []
+
+    def ask(client: Client, name: str) -> None:
+        for number in range(30):
+            message = f"{name} pide {number}"
+            try:
+                if (reply := client.send(message)) != message.upper():
+                    wrong.append((message, reply))
+            except NetworkError:  # se perdió, o tardó
+                pass
+            except BaseException as error:
+                wrong.append(error)
+            if number % 10 == 9:
+                client.close()
+
+    with foreign_server(chaos.serve) as port:
+        limits = Limits(reply_timeout=0.05, reply_silence=PATIENCE)  # a veces llega antes la respuesta y a veces no
+        client = Client("127.0.0.1", port, limits=limits, reconnect=Backoff(first=0.001, most=0.001), resend=resend)
+        threads = [threading.Thread(target=ask, args=(client, f"hilo {name}")) for name in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        client.close()
+    assert not wrong
+    assert chaos.attended
+    assert resend or set(chaos.attended.values()) == {1}
