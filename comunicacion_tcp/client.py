@@ -233,11 +233,11 @@ class Client(Conversation):
                     sock.shutdown(socket.SHUT_WR)
             if len(rest) < size:
                 return rest, True
-        with self._guard:
-            self._connected()
-            closings = self._closings
-            self._waiting = True
         try:
+            with self._guard:
+                self._connected()
+                closings = self._closings
+                self._waiting = True
             selector.modify(sock, selectors.EVENT_READ | (selectors.EVENT_WRITE if rest else 0))
             events = selector.select(timeout)
         finally:
