@@ -60,6 +60,7 @@ class AsyncClient(Conversation):
 
     async def send(self, message: str) -> str:
         """Como ``Client.send``."""
+        self._refuse_if_busy()
         async with self._lock:
             return await self._send(message)
 
@@ -75,6 +76,7 @@ class AsyncClient(Conversation):
 
     async def say_goodbye(self, timeout: float | None = None) -> list[str]:
         """Como ``Client.say_goodbye``."""
+        self._refuse_if_busy()
         async with self._lock:
             link = self._link
             replies = await self._leave(timeout)
@@ -84,6 +86,7 @@ class AsyncClient(Conversation):
 
     async def take_unasked(self) -> list[str]:
         """Como ``Client.take_unasked``."""
+        self._refuse_if_busy()
         async with self._lock:
             return await self._hear()
 
@@ -161,6 +164,9 @@ class AsyncClient(Conversation):
         link.news = False
         return rest, moved
 
+    def _is_sending(self) -> bool:
+        return bool(self._connected().transport.get_write_buffer_size())
+
     async def _look(self) -> None:
         link = self._connected()
         link.listen()
@@ -236,8 +242,12 @@ class _Link(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
+        self.transport.set_write_buffer_limits(0)  # que avise cuando todo haya salido
         if hasattr(transport, "max_size"):
             transport.max_size = _READ_SIZE
+
+    def resume_writing(self) -> None:
+        self.wake()
 
     def data_received(self, data: bytes) -> None:
         if self._client is None:
@@ -353,6 +363,7 @@ class Replies(AsyncIterator[str]):
             raise StopAsyncIteration
         try:
             if not self._begun:
+                client._refuse_if_busy()
                 async with client._lock:
                     client._begin(flow)
                 self._begun = True

@@ -68,6 +68,8 @@ class Client(Conversation):
         self._selector: selectors.BaseSelector | None = None
         self._unfinished = False  # lo último que se empezó a escribir está a medias
         self._lock = allocate_lock()
+        self._waiting = False  # si un hilo espera a la conexión: otro no la cierra, que no se enteraría
+        self._guard = allocate_lock()  # de _waiting
 
     def connect(self) -> None:
         """Se conecta; si ya lo estaba, deja la conexión anterior y empieza otra conversación.
@@ -86,6 +88,7 @@ class Client(Conversation):
         ``TLSFailed``: en TLS 1.3 el servidor puede rechazar nuestro certificado después del saludo). Con ``reconnect``,
         los de ``connect``.
         """
+        self._refuse_if_busy()
         with self._lock:
             return at_once(self._send(message))
 
@@ -99,13 +102,14 @@ class Client(Conversation):
         respuestas por llegar la cierra.
 
         El servidor debe acabar cada respuesta en salto de línea; con los que no, ``TimedOut``: usa ``send``. Los demás
-        errores, los de ``send``; en ``ConnectionLost``, ``unanswered`` dice cuántos mensajes enviados se quedaron sin
+        errores, los de ``send``; en ``ConnectionLost``, ``unanswered`` dice cuántos mensajes pedidos se quedaron sin
         respuesta. Con ``resend`` se envían otra vez, y lo ya respondido no se repite.
         """
         flow = Flow(iter(messages), at_hand=isinstance(messages, (list, tuple)))
-        with self._lock:
-            self._begin(flow)
+        self._refuse_if_busy()
         try:
+            with self._lock:
+                self._begin(flow)
             while True:
                 with self._lock:
                     more = at_once(self._advance(flow))
@@ -128,6 +132,7 @@ class Client(Conversation):
         si falta algo, y es ``ConnectionLost`` (lo que sí llegó entero queda en ``take_unasked()``). Sin conexión es
         ``ConnectionLost``: no se vuelve a conectar para despedirse.
         """
+        self._refuse_if_busy()
         with self._lock:
             return at_once(self._leave(timeout))
 
@@ -136,6 +141,7 @@ class Client(Conversation):
 
         Error: ``ConnectionLost`` si no hay conexión.
         """
+        self._refuse_if_busy()
         with self._lock:
             return at_once(self._hear())
 
@@ -149,8 +155,15 @@ class Client(Conversation):
             raise self._loss()
 
     def close(self) -> None:
-        """Cierra la conexión. Se puede llamar más de una vez."""
-        self._leave_everything()
+        """Cierra la conexión. Se puede llamar más de una vez, y desde otro hilo: la llamada que esté a medias acaba en
+        ``ConnectionLost``."""
+        with self._guard:
+            if (sock := self._socket) is None or not self._waiting:
+                self._leave_everything()
+                return
+            self._closings += 1
+            with contextlib.suppress(OSError):  # despierta a quien la espera, que la cerrará; el servidor no lo nota
+                sock.shutdown(socket.SHUT_RD)
 
     def __enter__(self) -> Client:
         self.connect()
@@ -191,21 +204,21 @@ class Client(Conversation):
                 break
 
     def _hang_up(self) -> None:
-        if self._selector:
-            self._selector.close()
-            self._selector = None
-        if self._socket:
+        selector, self._selector = self._selector, None
+        sock, self._socket = self._socket, None
+        session, self._session = self._session, None
+        if selector:
+            selector.close()
+        if sock:
             if self._unfinished:
                 # Con un FIN, un servidor daría por bueno el medio mensaje que tiene.
                 with contextlib.suppress(OSError):
-                    self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-            elif self._session:
-                self._session.close()
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            elif session:
+                session.close()
                 with contextlib.suppress(OSError):  # si cabe y aún hay quien lo oiga
-                    self._socket.send(self._session.take_outgoing())
-            self._session = None
-            self._socket.close()
-            self._socket = None
+                    sock.send(session.take_outgoing())
+            sock.close()
 
     # -- por dentro -----------------------------------------------------------------------------------------
 
@@ -220,8 +233,19 @@ class Client(Conversation):
                     sock.shutdown(socket.SHUT_WR)
             if len(rest) < size:
                 return rest, True
-        selector.modify(sock, selectors.EVENT_READ | (selectors.EVENT_WRITE if rest else 0))
-        events = selector.select(timeout)
+        try:
+            with self._guard:
+                self._connected()
+                closings = self._closings
+                self._waiting = True
+            selector.modify(sock, selectors.EVENT_READ | (selectors.EVENT_WRITE if rest else 0))
+            events = selector.select(timeout)
+        finally:
+            with self._guard:
+                self._waiting = False
+        if self._closings != closings:
+            self._hang_up()
+            raise ConnectionLost(self.address)
         ready = events[0][1] if events else 0
         if ready & selectors.EVENT_READ:
             self._read(sock)

@@ -309,13 +309,14 @@ class Conversation:
         self._refuse_if_busy()
         outgoing = self._protocol.send(message)
         delays = self._delays()
+        closings = self._closings
         with self._hanging_up_on_failure():
             while True:
                 await self._live(delays)
                 try:
                     return await self._exchange(outgoing)
                 except ConnectionLost:
-                    if not self._resend:
+                    if not self._resend or self._closings != closings:
                         raise
 
     async def _exchange(self, outgoing: bytes) -> str:
@@ -323,7 +324,7 @@ class Conversation:
         # Se lee mientras se envía porque el servidor puede responder a medio mensaje: si los dos solo escribieran,
         # con mensajes mayores que los búferes del sistema, ninguno avanzaría.
         while (rest or not self._protocol.has_reply) and not self._server_ended:
-            silence = self._protocol.awaiting_silence and not rest
+            silence = self._protocol.awaiting_silence and not rest and not self._is_sending()
             rest, moved = await self._wait(rest, self._limits.reply_silence if silence else self._limits.reply_timeout)
             if not moved and not silence:
                 self._time_out(self._limits.reply_timeout)
@@ -584,6 +585,10 @@ class Conversation:
         Error: ``ConnectionLost`` si ya no hay conexión.
         """
         raise NotImplementedError
+
+    def _is_sending(self) -> bool:
+        """Si lo que ya no falta por escribir aún no ha salido del todo."""
+        return False
 
     async def _look(self) -> None:
         """Lee lo que haya llegado ya, sin esperar."""

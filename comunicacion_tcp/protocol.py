@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 
 GOODBYE = "DESCONEXION"
 FAREWELL = "Conexión cerrada"
+ERROR_START = "ERROR: "  # como empieza lo que se responde en vez de la respuesta (docs/protocolo.md, 6)
 
 _GOODBYE = GOODBYE.encode()
 _GOODBYE_LINE = rb"(?m)^" + _GOODBYE + rb"(\r?\n)"  # sin compilar: el cliente no la usa, y re la recuerda
@@ -483,7 +484,7 @@ class ServerProtocol:
         if isinstance(bad, ServiceFailed) or type(bad) not in self._told:
             self._told |= {type(bad)}
             self.bad_messages += (bad,)
-        return f"ERROR: {bad}".encode()
+        return f"{ERROR_START}{bad}".encode()
 
     def _say_goodbye(self, terminator: bytes) -> bytes:
         self.ended = self.said_goodbye = True

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import random
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -16,10 +17,11 @@ import pytest
 from comunicacion_tcp.aio import _MOST_UNREAD, AsyncClient
 from comunicacion_tcp.backoff import Backoff
 from comunicacion_tcp.conversation import WINDOW_MESSAGES
-from comunicacion_tcp.errors import ConnectionLost, MessageError, TimedOut
+from comunicacion_tcp.errors import ConnectionLost, MessageError, NetworkError, TimedOut
 from comunicacion_tcp.limits import Limits
 
 from .support.certificates import Certificates
+from .support.chaos import Chaos
 from .support.loops import new_event_loop
 from .support.serving import served
 from .support.sockets import foreign_server, free_port, receive_all
@@ -114,6 +116,39 @@ def test_closing_ends_the_call_in_progress(ask: str) -> None:
             await task
 
     with foreign_server(reads_all) as port:
+        run(main())
+
+
+def test_after_closing_nothing_is_sent_again() -> None:
+    async def main() -> None:
+        client = talk(port, reconnect=AT_ONCE, resend=True)
+        await client.connect()
+        task = asyncio.ensure_future(client.send("uno"))
+        await turns(5)
+        await client.close()
+        with pytest.raises(ConnectionLost):
+            await task
+        assert client._socket is None
+
+    with foreign_server(reads_all) as port:
+        run(main())
+
+
+@pytest.mark.parametrize("before", [[], ["uno"]])
+def test_the_messages_of_send_many_cannot_ask_the_same_client(before: list[str]) -> None:
+    async def main() -> None:
+        async with talk(running.port) as client:
+
+            async def messages() -> AsyncIterator[str]:
+                for message in before:
+                    yield message
+                yield await client.send("dos")
+
+            with pytest.raises(RuntimeError, match="send_many"):
+                [reply async for reply in client.send_many(messages())]
+            assert await client.send("cuatro") == "CUATRO"
+
+    with served() as running:
         run(main())
 
 
@@ -466,3 +501,40 @@ def test_the_window_of_a_slow_server() -> None:
     with foreign_server(reads_all) as port:
         run(main())
     assert asked == WINDOW_MESSAGES
+
+
+@pytest.mark.parametrize("resend", [False, True])
+def test_in_chaos_each_task_gets_its_own_replies(resend: bool) -> None:
+    chaos = Chaos(seed=2)
+    chance = random.Random(2)
+    right: list[str] = []
+
+    async def in_a_hurry(waiting: Coroutine[Any, Any, None]) -> None:
+        patience = chance.choice([0.001, 0.01, PATIENCE])
+        with contextlib.suppress(NetworkError, asyncio.TimeoutError):
+            await asyncio.wait_for(waiting, patience)
+
+    async def ask(client: AsyncClient, message: str) -> None:
+        assert await client.send(message) == message.upper()
+        right.append(message)
+
+    async def ask_many(client: AsyncClient, messages: list[str], leave_at: int) -> None:
+        expected = iter(messages)
+        async for reply in client.send_many(iter(messages)):
+            assert reply == next(expected).upper()
+            right.append(reply)
+            if reply == messages[leave_at].upper():
+                break
+
+    async def main() -> None:
+        client = talk(port, reconnect=AT_ONCE, resend=resend)
+        for turn in range(8):
+            await asyncio.gather(*(in_a_hurry(ask(client, f"{turn} tarea {number}")) for number in range(20)))
+            messages = [f"{turn} seguido {number}" for number in range(40)]
+            await in_a_hurry(ask_many(client, messages, chance.randrange(40)))
+        await client.close()
+
+    with foreign_server(chaos.serve) as port:
+        run(main())
+    assert right
+    assert resend or set(chaos.attended.values()) == {1}

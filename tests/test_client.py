@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import socket
 import threading
+from collections.abc import Callable, Iterator
 
 import pytest
 
 import comunicacion_tcp.client as client_module
+from comunicacion_tcp.backoff import Backoff
 from comunicacion_tcp.client import Client
 from comunicacion_tcp.errors import (
     ConnectionLost,
@@ -19,7 +21,9 @@ from comunicacion_tcp.errors import (
 )
 from comunicacion_tcp.limits import Limits
 
+from .support.chaos import Chaos
 from .support.serving import served
+from .support.sockets import foreign_server
 from .support.waiting import PATIENCE
 
 QUICK = Limits(reply_silence=0.05, reply_timeout=5)  # para servidores que no terminan sus respuestas
@@ -142,6 +146,69 @@ def test_several_threads_share_a_client() -> None:
     assert not wrong
 
 
+def in_another_thread(call: Callable[[], object]) -> BaseException:
+    """El error con que acaba ``call``, que si no acaba no se lleva con ella a las demás pruebas."""
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            call()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    assert errors, "no acabó, o no falló"
+    return errors[0]
+
+
+@pytest.mark.parametrize("before", [[], ["uno"]])
+@pytest.mark.parametrize("ask", ["send", "send_many", "take_unasked", "say_goodbye"])
+def test_the_messages_of_send_many_cannot_ask_the_same_client(ask: str, before: list[str]) -> None:
+    with served() as running, talk(running.port, PATIENT) as client:
+        asking: dict[str, Callable[[], object]] = {
+            "send": lambda: client.send("dos"),
+            "send_many": lambda: list(client.send_many(["dos"])),
+            "take_unasked": client.take_unasked,
+            "say_goodbye": client.say_goodbye,
+        }
+
+        def messages() -> Iterator[str]:
+            yield from before
+            asking[ask]()
+            yield "tres"
+
+        assert isinstance(in_another_thread(lambda: list(client.send_many(messages()))), RuntimeError)
+        assert client.send("cuatro") == "CUATRO"
+
+
+@pytest.mark.parametrize("resend", [False, True])
+@pytest.mark.parametrize("many", [False, True])
+def test_closing_from_another_thread_ends_the_call_in_progress(many: bool, resend: bool) -> None:
+    reached = threading.Event()
+
+    def read_all(sock: socket.socket) -> None:
+        while sock.recv(1024):
+            reached.set()
+
+    with foreign_server(read_all) as port:
+        reconnect = Backoff() if resend else None
+        client = Client("127.0.0.1", port, limits=PATIENT, reconnect=reconnect, resend=resend)
+        client.connect()
+
+        def close() -> None:
+            reached.wait(PATIENCE)
+            client.close()
+
+        closer = threading.Thread(target=close)
+        closer.start()
+        error = in_another_thread(lambda: list(client.send_many(["uno"])) if many else client.send("uno"))
+        closer.join()
+        assert isinstance(error, ConnectionLost)
+        assert client._socket is None
+
+
 @pytest.mark.parametrize("many", [False, True])
 @pytest.mark.parametrize("where", ["_write", "_read"])
 def test_ctrl_c_in_the_middle_leaves_nothing_for_the_next(
@@ -170,3 +237,35 @@ def test_ctrl_c_in_the_middle_leaves_nothing_for_the_next(
         client.connect()
         assert client.send("cuatro") == "CUATRO"
         client.close()
+
+
+@pytest.mark.parametrize("resend", [False, True])
+def test_in_chaos_each_thread_gets_its_own_replies(resend: bool) -> None:
+    chaos = Chaos(seed=1)
+    wrong: list[object] = []
+
+    def ask(client: Client, name: str) -> None:
+        for number in range(30):
+            message = f"{name} pide {number}"
+            try:
+                if (reply := client.send(message)) != message.upper():
+                    wrong.append((message, reply))
+            except NetworkError:  # se perdió, o tardó
+                pass
+            except BaseException as error:
+                wrong.append(error)
+            if number % 10 == 9:
+                client.close()
+
+    with foreign_server(chaos.serve) as port:
+        limits = Limits(reply_timeout=0.05, reply_silence=PATIENCE)  # a veces llega antes la respuesta y a veces no
+        client = Client("127.0.0.1", port, limits=limits, reconnect=Backoff(first=0.001, most=0.001), resend=resend)
+        threads = [threading.Thread(target=ask, args=(client, f"hilo {name}")) for name in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        client.close()
+    assert not wrong
+    assert chaos.attended
+    assert resend or set(chaos.attended.values()) == {1}

@@ -165,6 +165,23 @@ def test_a_server_that_strips_the_newline_after_having_sent_some(talk: Talk) -> 
         assert client.send("dos") == "DOS"
 
 
+def test_a_silence_before_it_has_all_the_message_does_not_end_the_reply(talk: Talk) -> None:
+    message = "a" * (16 << 20)  # no cabe en los búferes del sistema
+
+    def serve(sock: socket.socket) -> None:
+        sock.sendall(sock.recv(10))
+        threading.Event().wait(0.5)  # más que su silencio
+        while not sock.recv(1 << 20).endswith(b"\n"):
+            pass
+        sock.sendall(b"aa\n")
+        sock.sendall(sock.recv(100))
+        receive_all(sock)
+
+    with foreign_server(serve) as port, talk(port, Limits(reply_silence=0.2, reply_timeout=PATIENCE)) as client:
+        assert client.send(message) == "a" * 12
+        assert client.send("dos") == "dos"
+
+
 def test_a_slow_reply_of_a_server_of_lines_is_not_cut_by_its_silence(talk: Talk) -> None:
     silence_passed = threading.Event()
 

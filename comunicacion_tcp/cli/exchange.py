@@ -12,12 +12,11 @@ import time
 
 from ..client import Client
 from ..errors import ConnectionLost, NetworkError
+from ..protocol import ERROR_START
 from .terminal import escape, is_terminal, say
 
-_ERROR = "ERROR: "  # como empieza lo que se responde en vez de la respuesta (docs/protocolo.md, 6)
-_GOODBYE_TIMEOUT = (
-    0.5  # segundos: la respuesta ya se tiene; a un servidor ajeno que ni contesta ni cierra no se le espera
-)
+# Segundos: la respuesta ya se tiene, y a un servidor ajeno que ni contesta ni cierra no se le espera.
+_GOODBYE_TIMEOUT = 0.5
 
 
 class Answer:
@@ -31,10 +30,10 @@ class Answer:
     @property
     def good(self) -> bool:
         """Si no es un error del servidor (o un texto del servicio que empieza como los errores)."""
-        return not self.reply.startswith(_ERROR)
+        return not self.reply.startswith(ERROR_START)
 
     def write(self) -> None:
-        """Escribe la respuesta sola. En una terminal, escapada; si no, los bytes que llegaron y un salto de línea."""
+        """Escribe la respuesta sola. En una terminal, escapada; si no, en UTF-8 y con un salto de línea."""
         output = getattr(sys.stdout, "buffer", None)
         if is_terminal(sys.stdout) or output is None:
             say(escape(self.reply))
@@ -59,7 +58,7 @@ def ask(client: Client, message: str) -> Answer:
         said: list[str] = []
         with contextlib.suppress(NetworkError):
             said = client.take_unasked()
-        if not said or not said[-1].startswith(_ERROR):
+        if not said or not said[-1].startswith(ERROR_START):
             raise
         reply = said[-1]
     return Answer(message, reply, (time.perf_counter() - start) * 1000)

@@ -80,7 +80,7 @@ def _readable(line: bytes) -> str:
 def _last_bytes(path: str) -> bytes:
     """El final de un fichero, desde el principio de una línea; nada si no se puede leer."""
     try:
-        with open(os.open(path, os.O_RDONLY | _NEVER_WAIT), "rb") as file:
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | _NEVER_WAIT)) as file:
             size = file.seek(0, os.SEEK_END)
             start = max(0, size - _MOST_BYTES)
             file.seek(start)

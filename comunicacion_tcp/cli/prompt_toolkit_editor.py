@@ -24,8 +24,7 @@ from prompt_toolkit.shortcuts import CompleteStyle
 from .dialogue import Talk
 from .history import History
 from .line_editor import LineEditor, earlier
-
-_GLANCE = 0.1  # segundos entre una mirada a la conexión y otra: por debajo, una persona no nota que algo tardó
+from .reconnection import GLANCE
 
 
 class PromptToolkitEditor(LineEditor):
@@ -80,7 +79,7 @@ class PromptToolkitEditor(LineEditor):
 async def _watch(app: Application[str], talk: Talk) -> None:
     """Mientras se escribe, muestra encima lo que va llegando."""
     while True:
-        await asyncio.sleep(_GLANCE)
+        await asyncio.sleep(GLANCE)
         try:
             if talk.poll():
                 await run_in_terminal(talk.tell)

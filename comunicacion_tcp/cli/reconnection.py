@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterator
 
 from ..backoff import Backoff
 from ..client import Client
+from ..conversation import waiting_helps
 from ..errors import ConnectionLost, NetworkError, TimedOut, TLSFailed
+from ..protocol import ERROR_START
 from .colour import ERROR, NOTICE, REPLY, paint, wants_colour
 from .dialogue import Talk
 from .sentences import conversation_broken
@@ -23,8 +25,7 @@ from .terminal import escape, say
 _BACKOFF = Backoff(most=5.0)
 _NEVER = float("inf")
 _SETTLING = 0.3  # segundos sin que nos cierren para decir «conectado»: una negativa llega en una ida y vuelta, o dos
-_GLANCE = 0.1  # segundos entre una mirada y otra mientras se espera: por debajo, una persona no nota que algo tardó
-_PASSING = ("cut", "silent")  # problemas de TLS que tiene un servidor a medio arrancar; los demás no se van solos
+GLANCE = 0.1  # segundos entre una mirada a la conexión y otra: por debajo, una persona no nota que algo tardó
 
 
 class LastingTalk(Talk):
@@ -94,7 +95,7 @@ class LastingTalk(Talk):
         if self._retry_at == _NEVER:
             self._retry_at = self._clock()
         while not self._settled:
-            self._sleep(_GLANCE)
+            self._sleep(GLANCE)
             self.poll()
             self.tell()
 
@@ -176,12 +177,13 @@ class LastingTalk(Talk):
 
 
 def _is_error(reply: str) -> bool:
-    return reply.startswith("ERROR: ")
+    return reply.startswith(ERROR_START)
 
 
 def _may_pass(error: NetworkError) -> bool:
-    """Si esperando puede arreglarse: un certificado que no vale, por ejemplo, es cosa de una persona."""
-    return not isinstance(error, TLSFailed) or error.problem in _PASSING
+    """Si esperando puede arreglarse: un certificado que no vale, por ejemplo, es cosa de una persona. Aquí el nombre ya
+    valió una vez: que ahora no exista es que no hay red."""
+    return not isinstance(error, TLSFailed) or waiting_helps(error)
 
 
 class _Attempt:
