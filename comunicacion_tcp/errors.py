@@ -193,6 +193,9 @@ class ConnectionLost(NetworkError):
 
     unanswered = 0
 
+    def __str__(self) -> str:
+        return super().__str__() if self.cause else f"{self.address}: no hay conexión; se abre con «with» o connect()"
+
 
 class Truncated(ConnectionLost):
     """La conexión cifrada se cortó sin el aviso de cierre de TLS: lo último pudo perderse, o alguien lo quitó."""

@@ -585,10 +585,14 @@ def _reply(call: Callable[..., object], *message: str) -> bytes:
         raise
     except BaseException as error:  # todo: un exit() en el servicio tampoco apaga el servidor
         raise ServiceFailed("el servicio falló con este mensaje") from error
+    # La causa no viaja: es para quien lo escribió.
     if not isinstance(reply, str):
-        raise ServiceFailed("el servicio no devolvió texto")
+        hint = "¿le falta un return?" if reply is None else "hazlo texto con str(), o con decode() si son bytes"
+        cause: Exception = TypeError(f"devolvió {type(reply).__name__}, y no str; {hint}")
+        raise ServiceFailed("el servicio no devolvió texto") from cause
     if "\n" in reply:
-        raise ServiceFailed("el servicio devolvió más de una línea")
+        cause = ValueError("su respuesta lleva un salto de línea; quítalo, o ponla en una sola")
+        raise ServiceFailed("el servicio devolvió más de una línea") from cause
     try:
         return reply.encode()
     except UnicodeEncodeError as error:

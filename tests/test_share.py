@@ -161,7 +161,9 @@ def test_the_manual_says_what_the_help_says(program: str) -> None:
     text = rendered(SHARE / "man" / "man1" / f"{program}.1")
     for title in ("NOMBRE", "SINOPSIS", "DESCRIPCIÓN", "OPCIONES", "límites", "ENTORNO", "VÉASE TAMBIÉN"):
         assert f" {title} " in text
-    assert " ".join((parser.epilog or "").split()) in text
+    about, _, examples = (parser.epilog or "").partition("ejemplos:")
+    for part in (about, examples):
+        assert " ".join(part.split()) in text
     for action in parser._actions:
         values = "" if action.nargs == 0 or not action.option_strings else f" {action.metavar or action.dest.upper()}"
         meaning = (action.help or "") % vars(action)

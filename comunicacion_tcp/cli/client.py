@@ -39,6 +39,12 @@ En una terminal, las flechas, Ctrl-R y el tabulador traen mensajes anteriores; c
 Con -q no se espera a cada respuesta: se envía todo seguido y se escribe lo que responde el servidor, byte a byte.
 Nada espera sin plazo al servidor; a una entrada que sigue abierta y calla sí: por cron, mejor un MENSAJE o </dev/null.
 Cada opción puede ir en el entorno: --puerto 7000 es CLIENTE_TCP_PUERTO=7000. La orden manda.
+
+ejemplos:
+  cliente-tcp                                    un diálogo con localhost:5000
+  cliente-tcp --host 192.0.2.7 "MEAS:VOLT?"      un mensaje y su respuesta
+  cliente-tcp -q < entrada.txt > salida.txt      un fichero entero
+  cliente-tcp --repetir 10 hola                  cuánto tarda
 """
 _EXIT_CODES = {
     OK: "la conversación acabó bien",
@@ -156,7 +162,7 @@ def _parser(prog: str | None) -> SpanishParser:
         "--repetir",
         type=whole_number(0, LARGEST),
         metavar="N",
-        help="envía el MENSAJE N veces (0: hasta Ctrl-C) y resume los tiempos, como ping",
+        help="envía el MENSAJE N veces (0: hasta Ctrl-C), o hasta que falle la red, y resume los tiempos, como ping",
     )
     parser.add_argument(
         "--intervalo",

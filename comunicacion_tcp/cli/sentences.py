@@ -218,8 +218,8 @@ def conversation_failed(error: NetworkError) -> str:
         return f"No hay ningún servidor en {where}. Arráncalo con el mismo --host, o revisa la ruta."
     if isinstance(error, ServerNotRunning):
         return (
-            f"No hay ningún servidor escuchando en {where}. Arráncalo allí con «python3 Servidor_TCP.py» y el mismo "
-            "--puerto, o revisa --host y --puerto."
+            f"No hay ningún servidor escuchando en {where}. Arráncalo allí con «servidor-tcp» (o «python3 "
+            "Servidor_TCP.py») y el mismo --puerto, o revisa --host y --puerto."
         )
     if isinstance(error, UnknownHost):
         return f"No se conoce la máquina de {where}. {_ONLY_HOST}"

@@ -156,8 +156,8 @@ def test_in_json_the_trace_is_a_field_of_the_same_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "reply", "words"),
     [
-        ("def f(t): return 3", "ERROR: el servicio no devolvió texto", "no devolvió texto."),
-        ("def f(t): return 'a\\nb'", "ERROR: el servicio devolvió más de una línea", "más de una línea."),
+        ("def f(t): return 3", "ERROR: el servicio no devolvió texto", "devolvió int, y no str; hazlo texto"),
+        ("def f(t): return 'a\\nb'", "ERROR: el servicio devolvió más de una línea", "lleva un salto de línea"),
         ("def f(t): raise SystemExit", FAILED, "(SystemExit)."),
         ("def f(t): return f(t)", FAILED, "pasos más ..."),
         ("def f(t): raise ValueError('x' * 1_000_000)", FAILED, "xxx...)."),

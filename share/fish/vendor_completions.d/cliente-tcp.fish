@@ -64,7 +64,7 @@ complete -c cliente-tcp -n _shtab_cliente_tcp_using -l espera -x -d 'segundos de
 complete -c cliente-tcp -n _shtab_cliente_tcp_using -l sin-historial -d 'no guarda los mensajes para la próxima vez'
 complete -c cliente-tcp -n _shtab_cliente_tcp_using -s q -l tuberia -d 'para tuberías: una respuesta por línea de la entrada, y nada más'
 complete -c cliente-tcp -n _shtab_cliente_tcp_using -l json -d 'para programas: un objeto JSON por respuesta'
-complete -c cliente-tcp -n _shtab_cliente_tcp_using -l repetir -x -d 'envía el MENSAJE N veces (0: hasta Ctrl-C) y resume los tiempos, como ping'
+complete -c cliente-tcp -n _shtab_cliente_tcp_using -l repetir -x -d 'envía el MENSAJE N veces (0: hasta Ctrl-C), o hasta que falle la red, y resume los tiempos, como ping'
 complete -c cliente-tcp -n _shtab_cliente_tcp_using -l intervalo -x -d 'entre el principio de uno y el del siguiente; 0, en cuanto llegue la respuesta (1)'
 complete -c cliente-tcp -n _shtab_cliente_tcp_using -l tls -d 'cifra la conversación y comprueba quién es el servidor'
 complete -c cliente-tcp -n _shtab_cliente_tcp_using -l tls-ca -xka "(__fish_complete_path (commandline -ct))" -d 'certificados en que confiar (los del sistema)'
