@@ -580,14 +580,15 @@ def _reply(call: Callable[..., object], *message: str) -> bytes:
         raise
     except BaseException as error:  # todo: un exit() en el servicio tampoco apaga el servidor
         raise ServiceFailed("el servicio falló con este mensaje") from error
-    if not isinstance(reply, str):
-        raise ServiceFailed("el servicio no devolvió texto")
-    if "\n" in reply:
-        raise ServiceFailed("el servicio devolvió más de una línea")
     try:
-        return reply.encode()
+        text = str.encode(reply)  # type: ignore[arg-type]  # la de str: la de una clase derivada puede hacer cualquier cosa
+    except TypeError:
+        raise ServiceFailed("el servicio no devolvió texto") from None
     except UnicodeEncodeError as error:
         raise ServiceFailed("el servicio devolvió texto que no es Unicode válido") from error
+    if b"\n" in text:
+        raise ServiceFailed("el servicio devolvió más de una línea")
+    return text
 
 
 def _split_terminator(line: bytes) -> tuple[bytes, bytes]:

@@ -63,7 +63,6 @@ class SpanishParser(argparse.ArgumentParser):
         )
         self._positionals.title = "argumentos"
         self._optionals.title = "opciones"
-        self._positionals.title = "argumentos"
         self.add_argument("-h", "--help", "--ayuda", action="help", help="muestra esta ayuda y termina")
         self.add_argument(
             "--version",

@@ -34,7 +34,6 @@ _REASONS = {
     errno.ETIMEDOUT: "el otro extremo dejó de responder",
     errno.ENETUNREACH: "no hay camino hasta esa red",
     errno.EHOSTUNREACH: "no hay camino hasta esa máquina",
-    errno.ENOENT: "no existe",
     errno.EISDIR: "es una carpeta",
     errno.EACCES: "el sistema no lo permite",
     errno.EPERM: "el sistema no lo permite",

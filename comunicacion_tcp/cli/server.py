@@ -10,8 +10,10 @@ import argparse
 import asyncio
 import contextlib
 import ipaddress
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 
 from ..addresses import Peer, format_address, unix_path
@@ -38,6 +40,9 @@ OK, FAILED, USAGE = 0, 1, 2  # el 2 lo pone argparse
 _HOST, _PORT = "localhost", 5000
 _OWN_DESCRIPTORS = 64  # los tres de siempre, los del bucle, los que escuchan; de sobra
 _MOST_THREADS = 1000  # con más, los hilos se estorban y el sistema puede no darlos: para eso está async def
+# Segundos que se espera, detenido ya el servidor, a lo que el servicio dejó a medias: un hilo que no vuelve, o una tarea
+# que no se deja cancelar. Más que lo que espera la salida (output.py).
+_LAST_WAIT = 2.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _EPILOG = """\
 Ctrl-C o SIGTERM lo detienen: deja de aceptar, entrega lo debido y termina. La segunda vez, corta ya.
@@ -209,7 +214,23 @@ async def _serve(
     cut = await server.drain(0 if hurry else None)
     _ignore_signals(loop)
     reporter.stopped(cut)
-    return FAILED if cut else OK
+    code = FAILED if cut else OK
+    _end_anyway(output, code)
+    return code
+
+
+def _end_anyway(output: Output, code: int) -> None:
+    """Si dentro de un rato el proceso sigue, acaba con ``code``: a lo que dejó el servicio lo esperarían, quizá para
+    siempre, tanto asyncio como Python."""
+
+    def end() -> None:
+        output.close()
+        os._exit(code)
+
+    timer = threading.Timer(_LAST_WAIT, end)
+    timer.daemon = True
+    with contextlib.suppress(RuntimeError):  # el sistema no da más hilos
+        timer.start()
 
 
 def _is_local(address: Peer) -> bool:

@@ -221,3 +221,55 @@ def test_one_that_takes_too_long_is_an_error_and_the_conversation_goes_on(tmp_pa
         server.wait_for("Mensaje erróneo")
         server.signal(signal.SIGTERM)  # el hilo que sigue esperando no impide acabar
         assert server.wait() == 0
+
+
+# -- que no deja acabar -------------------------------------------------------------------------------------
+
+STUBBORN = {
+    "una tarea que no se deja cancelar": """
+import asyncio
+async def responder(texto):
+    while texto:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            pass
+    return "libre"
+""",
+    "un hilo de asyncio": """
+import asyncio, threading
+async def responder(texto):
+    if texto:
+        await asyncio.to_thread(threading.Event().wait)
+    return "libre"
+""",
+    "un hilo suyo": """
+import threading
+def responder(texto):
+    if texto:
+        threading.Thread(target=threading.Event().wait).start()
+    return "libre"
+""",
+}
+
+
+@pytest.mark.parametrize("source", STUBBORN.values(), ids=STUBBORN)
+def test_what_it_leaves_behind_does_not_stop_the_end(tmp_path: Path, source: str) -> None:
+    write(tmp_path / "mio.py", source)
+    options = ("--servicio", "mio:responder", "--plazo-servicio", "0.1")
+    with running_server(*options, cwd=tmp_path) as (server, port), connect(port) as sock:
+        ask(sock, "nunca")
+        assert ask(sock, "") == "libre"
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert server.output.endswith("Servidor detenido.\n")
+        assert server.errors == ""
+
+
+def test_one_that_closes_the_output_does_not_stop_anything(tmp_path: Path) -> None:
+    write(tmp_path / "mio.py", "import sys\ndef f(t):\n    sys.stdout.close()\n    return t.title()")
+    with running_server("--servicio", "mio:f", cwd=tmp_path) as (server, port), connect(port) as sock:
+        assert [ask(sock, "hola"), ask(sock, "mundo")] == ["Hola", "Mundo"]
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert server.errors == ""
