@@ -721,7 +721,8 @@ class Server:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._leave()
+        if self._thread.alive:  # un hijo (os.fork) no tiene nada que detener: es de su padre
+            self._leave()
 
     def _leave(self, patience: float | None = None) -> None:
         try:
