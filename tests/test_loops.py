@@ -228,10 +228,10 @@ def test_a_task_that_will_not_be_cancelled_is_not_waited_for_ever(caplog: pytest
                 await asyncio.Event().wait()
         return message
 
-    with Server(stubborn, port=0, limits=Limits(service_timeout=0.05)) as server:
-        with Client(server.host, server.port) as client:
-            assert client.send("nunca").startswith("ERROR: ")
-            assert client.send("hola") == "hola"
+    limits = Limits(service_timeout=0.05)
+    with Server(stubborn, port=0, limits=limits) as server, Client(server.host, server.port) as client:
+        assert client.send("nunca").startswith("ERROR: ")
+        assert client.send("hola") == "hola"
     gc.collect()
     assert "Task was destroyed" in caplog.text  # asyncio dice de quién es
 

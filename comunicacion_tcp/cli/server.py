@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 
 from ..addresses import Peer, format_address, unix_path
@@ -40,9 +41,10 @@ OK, FAILED, USAGE = 0, 1, 2  # el 2 lo pone argparse
 _HOST, _PORT = "localhost", 5000
 _OWN_DESCRIPTORS = 64  # los tres de siempre, los del bucle, los que escuchan; de sobra
 _MOST_THREADS = 1000  # con más, los hilos se estorban y el sistema puede no darlos: para eso está async def
-# Segundos que se espera, detenido ya el servidor, a lo que el servicio dejó a medias: un hilo que no vuelve, o una tarea
-# que no se deja cancelar. Más que lo que espera la salida (output.py).
+# Segundos que se espera, detenido ya el servidor, a lo que el servicio dejó a medias: un hilo que no vuelve, o una
+# tarea que no se deja cancelar. Más que lo que espera la salida (output.py).
 _LAST_WAIT = 2.0
+_STUCK = 1.0  # segundos sin que gire el bucle: nada nuestro lo ocupa tanto
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _EPILOG = """\
 Ctrl-C o SIGTERM lo detienen: deja de aceptar, entrega lo debido y termina. La segunda vez, corta ya.
@@ -212,7 +214,7 @@ async def _serve(
     reporter.stopping(server.conversations)
     draining = True
     cut = await server.drain(0 if hurry else None)
-    _ignore_signals(loop)
+    _ignore_signals()
     reporter.stopped(cut)
     code = FAILED if cut else OK
     _end_anyway(output, code)
@@ -239,16 +241,30 @@ def _is_local(address: Peer) -> bool:
 
 
 def _handle_signals(loop: asyncio.AbstractEventLoop, handler: Callable[[], None]) -> None:
+    """Con cada señal, ``handler`` en el bucle. Si un servicio no lo deja girar, la que llegue ``_STUCK`` segundos
+    después de una que aún no se ha atendido acaba el proceso: si no, Ctrl-C no haría nada."""
+    unseen: float | None = None  # desde cuándo hay alguna sin atender
+
+    def see() -> None:
+        nonlocal unseen
+        unseen = None
+        handler()
+
+    # No es loop.add_signal_handler, que no hace nada hasta que el bucle gira (y en Windows no está).
+    def on_signal(*_: object) -> None:
+        nonlocal unseen
+        now = time.monotonic()
+        unseen = unseen or now
+        if now - unseen > _STUCK:
+            complain("El servicio tiene ocupado el servidor y no se puede detener con cuidado: se corta todo.")
+            os._exit(FAILED)
+        loop.call_soon_threadsafe(see)
+
     for number in _SIGNALS:
-        try:
-            loop.add_signal_handler(number, handler)
-        except NotImplementedError:  # Windows
-            signal.signal(number, lambda *_: loop.call_soon_threadsafe(handler))
+        signal.signal(number, on_signal)
 
 
-def _ignore_signals(loop: asyncio.AbstractEventLoop) -> None:
+def _ignore_signals() -> None:
     """Ya no queda nada que cortar antes: otra señal solo estropearía el final."""
     for number in _SIGNALS:
-        with contextlib.suppress(NotImplementedError):
-            loop.remove_signal_handler(number)
         signal.signal(number, signal.SIG_IGN)

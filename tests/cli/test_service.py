@@ -13,6 +13,7 @@ import pytest
 from ..support.modules import write
 from ..support.programs import SERVER, Program, fails, run, running_server
 from ..support.sockets import ask, connect, receive, receive_all
+from ..support.waiting import wait_until
 
 # -- qué se sirve -------------------------------------------------------------------------------------------
 
@@ -264,6 +265,24 @@ def test_what_it_leaves_behind_does_not_stop_the_end(tmp_path: Path, source: str
         assert server.wait() == 0
         assert server.output.endswith("Servidor detenido.\n")
         assert server.errors == ""
+
+
+@pytest.mark.parametrize(
+    "source", ["async def f(t): dentro() or time.sleep(3600)", "def f(t):\n    dentro()\n    while t: pass"]
+)
+def test_one_that_takes_the_loop_can_be_stopped(tmp_path: Path, source: str) -> None:
+    write(tmp_path / "mio.py", f"import time\ndef dentro(): print('dentro', flush=True)\n{source}")
+    with running_server("--servicio", "mio:f", "--hilos", "0", cwd=tmp_path) as (server, port), connect(port) as sock:
+        sock.sendall(b"nunca\n")
+        server.wait_for("dentro")
+
+        def ended() -> bool:
+            server.signal(signal.SIGINT)
+            return server.process.poll() is not None
+
+        wait_until(ended, "que acabe")
+        assert server.wait() == 1
+        assert server.errors.startswith("El servicio tiene ocupado el servidor")
 
 
 def test_one_that_closes_the_output_does_not_stop_anything(tmp_path: Path) -> None:
