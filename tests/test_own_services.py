@@ -178,6 +178,17 @@ def test_stopping_waits_for_what_was_asked() -> None:
         stopping.join(30)
 
 
+def test_stopping_answers_what_was_held_and_has_to_be_asked() -> None:
+    service = Service(str.title, by_character=True)  # sin atajo: se pregunta
+    with served(service, limits=Limits(goodbye_silence=3600.0)) as running, connect(running.port) as sock:
+        sock.sendall(b"hola ")
+        assert receive(sock, 5) == b"Hola "
+        sock.sendall(b"DESC")  # quizá una despedida
+        wait_until(lambda: any(one._conversation.awaiting_silence for one in running.server._connections), "que lo lea")
+        assert running.drain() == 0
+        assert receive_all(sock) == b"Desc"
+
+
 def test_stopping_does_not_wait_for_ever() -> None:
     slow = Slow()
     with served(slow, limits=Limits(drain=0.1)) as running:

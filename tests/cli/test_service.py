@@ -219,7 +219,9 @@ def test_one_that_takes_too_long_is_an_error_and_the_conversation_goes_on(tmp_pa
     with running_server(*options, cwd=tmp_path) as (server, port), connect(port) as sock:
         assert ask(sock, "nunca").startswith("ERROR: ")
         assert ask(sock, "") == "estaba "
-        server.wait_for("Mensaje erróneo")
+        server.wait_for("el servicio no respondió en 0.1 s.\n    File ")
+        server.wait_for("in responder\n      ")  # por dónde iba
+        assert "threading.py" not in server.output
         server.signal(signal.SIGTERM)  # el hilo que sigue esperando no impide acabar
         assert server.wait() == 0
 
