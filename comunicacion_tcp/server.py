@@ -247,9 +247,9 @@ class Connection(asyncio.Protocol):
     def service_late(self) -> None:
         """El servicio no ha respondido a tiempo."""
         if self._question:
-            late = ServiceTimedOut(self._server.limits.service_timeout).with_traceback(self._question.where())
+            seconds, where = self._server.limits.service_timeout, self._question.where()
             self._question.drop()
-            self.answered(raising(late))
+            self.answered(raising(ServiceTimedOut(seconds).with_traceback(where)))
 
     # -- por dentro -----------------------------------------------------------------------------------------
 
@@ -389,6 +389,7 @@ class _Question:
     def answered(self, outcome: Outcome) -> None:
         """La respuesta; si ya no se espera, no hace nada."""
         connection, self._connection = self._connection, None
+        self.job = None  # él guarda a quién responder: serían un círculo, con el mensaje dentro
         if connection:
             connection.answered(outcome)
 
@@ -401,6 +402,7 @@ class _Question:
         self._connection = None
         if self.job:
             self.job.cancel()
+            self.job = None
 
 
 class _ImpatientConnection(Connection):

@@ -221,8 +221,12 @@ def raising(error: BaseException) -> Outcome:
     """Lo que hizo una función que lanzó ``error``."""
 
     def outcome() -> NoReturn:
-        if isinstance(error, KeyboardInterrupt):  # no lo pulsó nadie: es de la función, y no debe parar el servidor
-            raise RuntimeError("el servicio lanzó KeyboardInterrupt") from error
-        raise error
+        nonlocal error
+        try:
+            if isinstance(error, KeyboardInterrupt):  # no lo pulsó nadie: es de la función, y no debe parar el servidor
+                raise RuntimeError("el servicio lanzó KeyboardInterrupt") from error
+            raise error
+        finally:
+            del error  # lo lleva su propio traceback: serían un círculo, con todo lo que tuviera a mano la función
 
     return outcome

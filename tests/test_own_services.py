@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import socket
 import threading
 import time
@@ -15,12 +16,12 @@ import pytest
 from comunicacion_tcp.client import Client
 from comunicacion_tcp.errors import ServiceFailed, ServiceTimedOut
 from comunicacion_tcp.limits import Limits
-from comunicacion_tcp.server import Server
+from comunicacion_tcp.server import Server, _Question
 from comunicacion_tcp.services import Service, uppercase
 
 from .support.certificates import Certificates
 from .support.encrypted import encrypted
-from .support.serving import served
+from .support.serving import Served, served
 from .support.sockets import connect, receive, receive_all, reset
 from .support.waiting import wait_until
 
@@ -251,6 +252,51 @@ def test_many_waiting_at_once_use_only_the_threads_they_are_given() -> None:
             assert receive(sock, 6) == b"a\nb\nc\n"
             sock.close()
     assert 1 <= most <= 3
+
+
+@pytest.mark.parametrize("kind", ["async", "hilos"])
+@pytest.mark.parametrize("message", ["hola", "espera", "mal"])
+def test_a_message_leaves_nothing_for_the_collector(kind: str, message: str) -> None:
+    # Un mensaje puede medir un megabyte, y el recolector pasar muy de tarde en tarde.
+    class Mark(str):
+        """Un texto que se puede buscar."""
+
+    def answer(text: str) -> str:
+        mark = Mark(text)
+        if text == "mal":
+            raise ValueError
+        return str(mark)
+
+    async def waiting(text: str) -> str:
+        if text == "espera":
+            mark = Mark(text)
+            await asyncio.sleep(3600)
+            del mark
+        return answer(text)
+
+    opened = threading.Event()
+
+    def blocking(text: str) -> str:
+        if text == "espera":
+            assert opened.wait(30)
+        return answer(text)
+
+    def left(running: Served) -> list[object]:
+        events = running.events.events
+        events[:] = [event for event in events if event[0] != "bad_message"]  # guardan sus errores
+        return [one for one in gc.get_objects() if isinstance(one, (Mark, _Question))]
+
+    limits = Limits(service_timeout=0.1)
+    gc.collect()
+    gc.disable()
+    try:
+        with served(waiting if kind == "async" else blocking, limits=limits) as running, connect(running.port) as sock:
+            sock.sendall(f"{message}\n".encode())
+            assert receive(sock, 1)
+            opened.set()
+            wait_until(lambda: not left(running), "que no quede nada")
+    finally:
+        gc.enable()
 
 
 def test_threads_cannot_be_negative() -> None:
