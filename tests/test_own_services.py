@@ -16,7 +16,7 @@ import pytest
 from comunicacion_tcp.client import Client
 from comunicacion_tcp.errors import ServiceFailed, ServiceTimedOut
 from comunicacion_tcp.limits import Limits
-from comunicacion_tcp.server import Server, _Question
+from comunicacion_tcp.server import Connection, Server, _Question
 from comunicacion_tcp.services import Service, uppercase
 
 from .support.certificates import Certificates
@@ -185,7 +185,9 @@ def test_stopping_answers_what_was_held_and_has_to_be_asked() -> None:
         sock.sendall(b"hola ")
         assert receive(sock, 5) == b"Hola "
         sock.sendall(b"DESC")  # quizá una despedida
-        wait_until(lambda: any(one._conversation.awaiting_silence for one in running.server._connections), "que lo lea")
+        (connection,) = running.server._connections
+        assert isinstance(connection, Connection)
+        wait_until(lambda: connection._conversation.awaiting_silence, "que lo lea")
         assert running.drain() == 0
         assert receive_all(sock) == b"Desc"
 
