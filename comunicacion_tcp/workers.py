@@ -92,6 +92,7 @@ class Threads:
         self._most = threads
         self._changed = threading.Condition()
         self._waiting: OrderedDict[_Call, None] = OrderedDict()
+        self._free: set[threading.Thread] = set()  # los que no están dentro de una función
         self._idle = 0
         self._alive = 0  # sin contar los perdidos
         self._lost = 0
@@ -115,11 +116,14 @@ class Threads:
         return call
 
     def close(self) -> None:
-        """Acaban los hilos que no hacen nada; a los demás no se les espera."""
+        """Acaban los hilos que no hacen nada, y no queda ninguno; a los demás no se les espera."""
         with self._changed:
             self._closed = True
             self._waiting.clear()
             self._changed.notify_all()
+            free = list(self._free)
+        for thread in free:
+            thread.join()
 
     def _drop(self, call: _Call) -> None:
         with self._changed:
@@ -143,7 +147,9 @@ class Threads:
             return _through(frames)
 
     def _start(self) -> None:
-        threading.Thread(target=self._work, name="servicio", daemon=True).start()
+        thread = threading.Thread(target=self._work, name="servicio", daemon=True)
+        thread.start()
+        self._free.add(thread)
         self._alive += 1
 
     def _work(self) -> None:
@@ -157,9 +163,11 @@ class Threads:
             with self._changed:
                 lost = call.state == _LOST
                 call.state = _DONE
+                self._free.add(threading.current_thread())
                 if lost:
                     self._lost -= 1
                     if self._alive >= self._most:  # ya hay otro en su sitio
+                        self._free.discard(threading.current_thread())
                         return
                     self._alive += 1
             if not lost:
@@ -174,6 +182,7 @@ class Threads:
                 self._idle += 1
                 self._changed.wait()
                 self._idle -= 1
+            self._free.discard(threading.current_thread())
             if self._closed:
                 self._alive -= 1
                 return None

@@ -182,6 +182,17 @@ def test_without_threads_it_says_so(make: Callable[[int], Threads], monkeypatch:
     assert gate.entered == ["a", "b"]
 
 
+def test_closing_leaves_no_thread_that_is_free(make: Callable[[int], Threads]) -> None:
+    before = threads()
+    for _ in range(50):  # entre responder y quedarse esperando hay un momento
+        pool, answers = make(8), Answers()
+        for number in range(8):
+            pool.ask(str.upper, str(number), answers)
+        answers.wait(8)
+        pool.close()
+        assert threads() == before
+
+
 def steps(where: TracebackType | None) -> list[str]:
     """Por qué funciones de este fichero pasa ``where``."""
     return [frame.f_code.co_name for frame, _ in traceback.walk_tb(where) if frame.f_code.co_filename == __file__]
