@@ -84,7 +84,7 @@ class ServiceFailed(BadMessage):
 class ServiceTimedOut(ServiceFailed):
     """El servicio no respondió a tiempo.
 
-    ``seconds``: cuánto se le esperó.
+    ``seconds``: cuánto se le esperó. En su ``__traceback__``, por dónde iba, si había empezado.
     """
 
     def __init__(self, seconds: float) -> None:

@@ -54,7 +54,8 @@ class FreshImports:
         return self
 
     def __exit__(self, *error: object) -> None:
-        sys.meta_path.remove(self)
+        if self in sys.meta_path:  # un servicio puede vaciarla
+            sys.meta_path.remove(self)
 
     def load(self) -> Service:
         """El servicio, importado ahora. Error: el de ``load_service``; entonces los módulos de antes quedan puestos."""

@@ -23,6 +23,7 @@ from .services import Service, as_service
 _MOST_KNOWN = 10  # nombres que se enseñan cuando ninguno se parece: los que caben en una línea de la terminal
 _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")  # nombres de Python separados por puntos
 _FILE = re.compile(r"(.*\.py|[^:]*[/\\][^:]*)(?::(.*))?", re.DOTALL)  # acaba en .py o lleva carpetas: es una ruta
+_IMPORTLIB = os.path.join(os.path.dirname(importlib.__file__), "")
 _PACKAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "")
 _PYTHON = tuple({os.path.join(os.path.realpath(sysconfig.get_path(name)), "") for name in ("stdlib", "platstdlib")})
 
@@ -147,7 +148,7 @@ def _signature(found: Any) -> inspect.Signature | None:
 def _place(error: BaseException) -> str:
     """Dónde falló: lo más hondo que no sea de Python ni de esta casa: lo que puede corregir quien lo escribió."""
     places = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
-    files = [place for place in places if not place[0].startswith(("<", _PACKAGE))]
+    files = [place for place in places if not place[0].startswith(("<", _IMPORTLIB, _PACKAGE))]
     theirs = [place for place in files if not os.path.realpath(place[0]).startswith(_PYTHON)]
     return _shown(*(theirs or files)[-1]) if theirs or files else ""
 

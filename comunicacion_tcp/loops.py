@@ -17,6 +17,7 @@ except ImportError:
 
 __all__ = ["LoopThread", "run"]
 
+_LAST_WAIT = 2.0  # segundos que se espera, al acabar, a una tarea ya cancelada: la de un servicio puede no dejarse
 Result = TypeVar("Result")
 
 
@@ -36,6 +37,11 @@ class LoopThread:
             self._loop.close()
             raise
 
+    @property
+    def alive(self) -> bool:
+        """Si el hilo existe: en un proceso hijo (``os.fork``) no está."""
+        return self._thread.is_alive()
+
     def wait_for(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
         """Da ``coroutine`` al bucle y espera su resultado, o su error."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
@@ -53,9 +59,9 @@ class LoopThread:
             self._loop.close()
 
     async def _clean(self) -> None:
-        """Lo que hace ``asyncio.run`` al acabar."""
+        """Lo que hace ``asyncio.run`` al acabar, sin esperar para siempre."""
         if tasks := asyncio.all_tasks() - {asyncio.current_task()}:
             for task in tasks:
                 task.cancel()
-            await asyncio.wait(tasks)
+            await asyncio.wait(tasks, timeout=_LAST_WAIT)
         await self._loop.shutdown_asyncgens()

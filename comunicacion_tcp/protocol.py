@@ -586,17 +586,18 @@ def _reply(call: Callable[..., object], *message: str) -> bytes:
     except BaseException as error:  # todo: un exit() en el servicio tampoco apaga el servidor
         raise ServiceFailed("el servicio falló con este mensaje") from error
     # La causa no viaja: es para quien lo escribió.
-    if not isinstance(reply, str):
-        hint = "¿le falta un return?" if reply is None else "hazlo texto con str(), o con decode() si son bytes"
-        cause: Exception = TypeError(f"devolvió {type(reply).__name__}, y no str; {hint}")
-        raise ServiceFailed("el servicio no devolvió texto") from cause
-    if "\n" in reply:
-        cause = ValueError("su respuesta lleva un salto de línea; quítalo, o ponla en una sola")
-        raise ServiceFailed("el servicio devolvió más de una línea") from cause
     try:
-        return reply.encode()
+        text = str.encode(reply)  # type: ignore[arg-type]  # la de str: la de una clase derivada puede hacer cualquier cosa
+    except TypeError:
+        hint = "¿le falta un return?" if reply is None else "hazlo texto con str(), o con decode() si son bytes"
+        cause = TypeError(f"devolvió {type(reply).__name__}, y no str; {hint}")
+        raise ServiceFailed("el servicio no devolvió texto") from cause
     except UnicodeEncodeError as error:
         raise ServiceFailed("el servicio devolvió texto que no es Unicode válido") from error
+    if b"\n" in text:
+        line = ValueError("su respuesta lleva un salto de línea; quítalo, o ponla en una sola")
+        raise ServiceFailed("el servicio devolvió más de una línea") from line
+    return text
 
 
 def _find_goodbye(block: bytes) -> re.Match[bytes] | None:

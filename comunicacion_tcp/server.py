@@ -16,7 +16,7 @@ import inspect
 import socket
 from collections.abc import Callable
 from types import TracebackType
-from typing import NoReturn, cast
+from typing import cast
 
 from .addresses import Peer, format_address, unix_path
 from .deadlines import Deadlines
@@ -29,7 +29,7 @@ from .protocol import ServerProtocol
 from .services import Function, Service, as_service, uppercase
 from .tls import ServerTLS, tls_error
 from .tls_transport import TLSTransport
-from .workers import Job, Outcome, Tasks, Threads, Workers
+from .workers import Job, Outcome, Tasks, Threads, Workers, raising
 
 __all__ = ["Connection", "Observer", "Peer", "Server"]
 
@@ -190,7 +190,7 @@ class Connection(asyncio.Protocol):
         if self._conversation.ended or self._conversation.busy:
             return  # ocupada: lo hará al acabar
         reply = self._conversation.receive_silence()
-        self._conversation.ended = True
+        self._conversation.ended = not self._conversation.busy  # lo retenido puede ser una pregunta
         self._answer(reply)
 
     def cut(self) -> None:
@@ -247,12 +247,9 @@ class Connection(asyncio.Protocol):
     def service_late(self) -> None:
         """El servicio no ha respondido a tiempo."""
         if self._question:
+            seconds, where = self._server.limits.service_timeout, self._question.where()
             self._question.drop()
-
-            def outcome() -> NoReturn:
-                raise ServiceTimedOut(self._server.limits.service_timeout)
-
-            self.answered(outcome)
+            self.answered(raising(ServiceTimedOut(seconds).with_traceback(where)))
 
     # -- por dentro -----------------------------------------------------------------------------------------
 
@@ -321,11 +318,7 @@ class Connection(asyncio.Protocol):
         try:
             self._question.job = self._server._ask(message, self._question.answered)
         except RuntimeError as error:  # el sistema no da más hilos
-
-            def outcome(error: RuntimeError = error) -> NoReturn:
-                raise error
-
-            self._server._loop.call_soon(self._question.answered, outcome)
+            self._server._loop.call_soon(self._question.answered, raising(error))
 
     def _pause_reading(self) -> None:
         self._transport.pause_reading()
@@ -396,14 +389,20 @@ class _Question:
     def answered(self, outcome: Outcome) -> None:
         """La respuesta; si ya no se espera, no hace nada."""
         connection, self._connection = self._connection, None
+        self.job = None  # él guarda a quién responder: serían un círculo, con el mensaje dentro
         if connection:
             connection.answered(outcome)
+
+    def where(self) -> TracebackType | None:
+        """Por dónde va el servicio, si ha empezado."""
+        return self.job.where() if self.job else None
 
     def drop(self) -> None:
         """Ya no se espera la respuesta."""
         self._connection = None
         if self.job:
             self.job.cancel()
+            self.job = None
 
 
 class _ImpatientConnection(Connection):
@@ -721,7 +720,8 @@ class Server:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._leave()
+        if self._thread.alive:  # un hijo (os.fork) no tiene nada que detener: es de su padre
+            self._leave()
 
     def _leave(self, patience: float | None = None) -> None:
         try:

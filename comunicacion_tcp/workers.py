@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from types import FrameType, TracebackType
 from typing import Any, NoReturn, Protocol
 
 Outcome = Callable[[], object]
@@ -29,6 +31,9 @@ class Job(Protocol):
 
     def cancel(self) -> object:
         """Ya no se espera la respuesta (que, si llegaba justo ahora, puede llegar)."""
+
+    def where(self) -> TracebackType | None:
+        """Por dónde va la función, en el hilo del bucle y sin detenerla; ``None`` si no ha empezado, o ya acabó."""
 
 
 class Workers(Protocol):
@@ -47,14 +52,34 @@ class Tasks:
 
     def ask(self, function: Callable[[str], Any], message: str, answered: Callable[[Outcome], object]) -> Job:
         """Como en ``Workers``. Quien la cancela detiene la función donde esté esperando."""
-        return self._loop.create_task(_run(function, message, answered))
+        return _Asked(self._loop.create_task(_run(function, message, answered)))
+
+
+class _Asked:
+    """Una pregunta hecha a ``Tasks``."""
+
+    __slots__ = ("_task",)
+
+    def __init__(self, task: asyncio.Task[None]) -> None:
+        self._task = task
+
+    def cancel(self) -> None:
+        self._task.cancel()
+
+    def where(self) -> TracebackType | None:
+        frames = []
+        awaited: Any = self._task.get_coro()
+        while frame := getattr(awaited, "cr_frame", None):  # lo que espera ya no es una corrutina, o aún no espera
+            frames.append(frame)
+            awaited = awaited.cr_await
+        return _through(reversed(frames))
 
 
 async def _run(function: Callable[[str], Any], message: str, answered: Callable[[Outcome], object]) -> None:
     try:
         reply = await function(message)
     except BaseException as error:  # también que la cancelen: para quien pregunta, ya da igual
-        answered(_raising(error))
+        answered(raising(error))
     else:
         answered(lambda: reply)
 
@@ -67,6 +92,7 @@ class Threads:
         self._most = threads
         self._changed = threading.Condition()
         self._waiting: OrderedDict[_Call, None] = OrderedDict()
+        self._free: set[threading.Thread] = set()  # los que no están dentro de una función
         self._idle = 0
         self._alive = 0  # sin contar los perdidos
         self._lost = 0
@@ -90,11 +116,14 @@ class Threads:
         return call
 
     def close(self) -> None:
-        """Acaban los hilos que no hacen nada; a los demás no se les espera."""
+        """Acaban los hilos que no hacen nada, y no queda ninguno; a los demás no se les espera."""
         with self._changed:
             self._closed = True
             self._waiting.clear()
             self._changed.notify_all()
+            free = list(self._free)
+        for thread in free:
+            thread.join()
 
     def _drop(self, call: _Call) -> None:
         with self._changed:
@@ -108,8 +137,19 @@ class Threads:
                     with contextlib.suppress(RuntimeError):  # no hay más hilos: se esperará a los que hay
                         self._start()
 
+    def _where(self, call: _Call) -> TracebackType | None:
+        frames = []
+        with self._changed:  # así no acaba mientras se mira
+            frame = sys._current_frames().get(call.thread) if call.state == _RUNNING else None
+            while frame and frame.f_code is not Threads._work.__code__:
+                frames.append(frame)
+                frame = frame.f_back
+            return _through(frames)
+
     def _start(self) -> None:
-        threading.Thread(target=self._work, name="servicio", daemon=True).start()
+        thread = threading.Thread(target=self._work, name="servicio", daemon=True)
+        thread.start()
+        self._free.add(thread)
         self._alive += 1
 
     def _work(self) -> None:
@@ -117,15 +157,17 @@ class Threads:
             try:
                 reply = call.function(call.message)
             except BaseException as error:
-                outcome: Outcome = _raising(error)
+                outcome: Outcome = raising(error)
             else:
                 outcome = _returning(reply)
             with self._changed:
                 lost = call.state == _LOST
                 call.state = _DONE
+                self._free.add(threading.current_thread())
                 if lost:
                     self._lost -= 1
                     if self._alive >= self._most:  # ya hay otro en su sitio
+                        self._free.discard(threading.current_thread())
                         return
                     self._alive += 1
             if not lost:
@@ -140,18 +182,20 @@ class Threads:
                 self._idle += 1
                 self._changed.wait()
                 self._idle -= 1
+            self._free.discard(threading.current_thread())
             if self._closed:
                 self._alive -= 1
                 return None
             call, _ = self._waiting.popitem(last=False)
             call.state = _RUNNING
+            call.thread = threading.get_ident()
             return call
 
 
 class _Call:
     """Una llamada pedida a ``Threads``."""
 
-    __slots__ = ("_threads", "answered", "function", "message", "state")
+    __slots__ = ("_threads", "answered", "function", "message", "state", "thread")
 
     def __init__(
         self, threads: Threads, function: Callable[[str], Any], message: str, answered: Callable[[Outcome], object]
@@ -161,19 +205,37 @@ class _Call:
         self.message = message
         self.answered = answered
         self.state = _WAITING
+        self.thread = 0  # en cuál, desde que empieza
 
     def cancel(self) -> None:
         self._threads._drop(self)
+
+    def where(self) -> TracebackType | None:
+        return self._threads._where(self)
+
+
+def _through(frames: Iterable[FrameType]) -> TracebackType | None:
+    """``frames``, de lo más hondo a lo de fuera, como los recorrería una excepción."""
+    found = None
+    for frame in frames:
+        found = TracebackType(found, frame, frame.f_lasti, frame.f_lineno or 0)  # sin línea no está en ningún fuente
+    return found
 
 
 def _returning(reply: object) -> Outcome:
     return lambda: reply
 
 
-def _raising(error: BaseException) -> Outcome:
+def raising(error: BaseException) -> Outcome:
+    """Lo que hizo una función que lanzó ``error``."""
+
     def outcome() -> NoReturn:
-        if isinstance(error, KeyboardInterrupt):  # no lo pulsó nadie: es de la función, y no debe parar el servidor
-            raise RuntimeError("el servicio lanzó KeyboardInterrupt") from error
-        raise error
+        nonlocal error
+        try:
+            if isinstance(error, KeyboardInterrupt):  # no lo pulsó nadie: es de la función, y no debe parar el servidor
+                raise RuntimeError("el servicio lanzó KeyboardInterrupt") from error
+            raise error
+        finally:
+            del error  # lo lleva su propio traceback: serían un círculo, con todo lo que tuviera a mano la función
 
     return outcome

@@ -139,3 +139,9 @@ def test_what_is_inside_python_is_still_of_python(folder: Path) -> None:
     write(folder / "time.py", "1 / 0\n")
     with FreshImports("uno:f") as imports:
         assert imports.load().function("hola") == "hola"
+
+
+def test_a_service_may_empty_the_finders(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    with FreshImports("mio:responder"):
+        sys.meta_path.clear()

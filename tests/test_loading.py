@@ -174,6 +174,7 @@ def test_a_module_that_is_not_there(folder: Path, name: str) -> None:
         ("raise ModuleNotFoundError('sin nombre')", "import_failed", "", "roto.py:1"),
         ("raise BaseException", "import_failed", "", "roto.py:1"),
         ("from otro import nada", "import_failed", "", "roto.py:1"),
+        ("x = '\0'", "import_failed", "", ""),
     ],
 )
 def test_a_module_that_cannot_be_imported_says_where(

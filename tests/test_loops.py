@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import gc
+import os
 import signal
 import sys
 import threading
@@ -218,6 +220,38 @@ def test_stopping_a_loop_ends_what_it_was_doing() -> None:
     thread.stop()
     assert ended.wait(PATIENCE)
     assert task.cancelled()
+
+
+def test_a_task_that_will_not_be_cancelled_is_not_waited_for_ever(caplog: pytest.LogCaptureFixture) -> None:
+    async def stubborn(message: str) -> str:
+        while message == "nunca":
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+        return message
+
+    limits = Limits(service_timeout=0.05)
+    with Server(stubborn, port=0, limits=limits) as server, Client(server.host, server.port) as client:
+        assert client.send("nunca").startswith("ERROR: ")
+        assert client.send("hola") == "hola"
+    gc.collect()
+    assert "Task was destroyed" in caplog.text  # asyncio dice de quién es
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="sin fork")
+def test_a_child_leaves_the_server_to_its_parent() -> None:
+    code = """
+import os
+from comunicacion_tcp import Client, Server
+with Server(str.title, port=0) as server:
+    child = os.fork()
+    if child:
+        assert os.waitpid(child, 0)[1] == 0
+        with Client(server.host, server.port) as client:
+            print(client.send("hola"))
+"""
+    with Program([sys.executable, "-W", "ignore", "-c", code]) as program:  # Python 3.12 avisa de que hay hilos
+        assert program.wait() == 0
+        assert (program.output, program.errors) == ("Hola\n", "")
 
 
 async def _fails() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import socket
 import threading
 import time
@@ -15,12 +16,12 @@ import pytest
 from comunicacion_tcp.client import Client
 from comunicacion_tcp.errors import ServiceFailed, ServiceTimedOut
 from comunicacion_tcp.limits import Limits
-from comunicacion_tcp.server import Server
+from comunicacion_tcp.server import Connection, Server, _Question
 from comunicacion_tcp.services import Service, uppercase
 
 from .support.certificates import Certificates
 from .support.encrypted import encrypted
-from .support.serving import served
+from .support.serving import Served, served
 from .support.sockets import connect, receive, receive_all, reset
 from .support.waiting import wait_until
 
@@ -178,6 +179,19 @@ def test_stopping_waits_for_what_was_asked() -> None:
         stopping.join(30)
 
 
+def test_stopping_answers_what_was_held_and_has_to_be_asked() -> None:
+    service = Service(str.title, by_character=True)  # sin atajo: se pregunta
+    with served(service, limits=Limits(goodbye_silence=3600.0)) as running, connect(running.port) as sock:
+        sock.sendall(b"hola ")
+        assert receive(sock, 5) == b"Hola "
+        sock.sendall(b"DESC")  # quizá una despedida
+        (connection,) = running.server._connections
+        assert isinstance(connection, Connection)
+        wait_until(lambda: connection._conversation.awaiting_silence, "que lo lea")
+        assert running.drain() == 0
+        assert receive_all(sock) == b"Desc"
+
+
 def test_stopping_does_not_wait_for_ever() -> None:
     slow = Slow()
     with served(slow, limits=Limits(drain=0.1)) as running:
@@ -240,6 +254,53 @@ def test_many_waiting_at_once_use_only_the_threads_they_are_given() -> None:
             assert receive(sock, 6) == b"a\nb\nc\n"
             sock.close()
     assert 1 <= most <= 3
+
+
+@pytest.mark.parametrize("kind", ["async", "hilos"])
+@pytest.mark.parametrize("message", ["hola", "espera", "mal"])
+def test_a_message_leaves_nothing_for_the_collector(kind: str, message: str) -> None:
+    # Un mensaje puede medir un megabyte, y el recolector pasar muy de tarde en tarde.
+    class Mark(str):
+        """Un texto que se puede buscar."""
+
+    def answer(text: str) -> str:
+        mark = Mark(text)
+        if text == "mal":
+            raise ValueError
+        return str(mark)
+
+    async def waiting(text: str) -> str:
+        if text == "espera":
+            mark = Mark(text)
+            await asyncio.sleep(3600)
+            del mark
+        return answer(text)
+
+    opened = threading.Event()
+
+    def blocking(text: str) -> str:
+        if text == "espera":
+            assert opened.wait(30)
+        return answer(text)
+
+    def left(running: Served) -> list[object]:
+        events = running.events.events
+        events[:] = [event for event in events if event[0] != "bad_message"]  # guardan sus errores
+        found = [one for one in gc.get_objects() if isinstance(one, (Mark, _Question))]
+        return [one for one in found if not any(one is other for other in before)]
+
+    limits = Limits(service_timeout=0.1)
+    gc.collect()
+    before = [one for one in gc.get_objects() if isinstance(one, _Question)]  # un hilo de otra prueba puede seguir
+    gc.disable()
+    try:
+        with served(waiting if kind == "async" else blocking, limits=limits) as running, connect(running.port) as sock:
+            sock.sendall(f"{message}\n".encode())
+            assert receive(sock, 1)
+            opened.set()
+            wait_until(lambda: not left(running), "que no quede nada")
+    finally:
+        gc.enable()
 
 
 def test_threads_cannot_be_negative() -> None:

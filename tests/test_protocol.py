@@ -141,6 +141,22 @@ def cancel(message: str) -> str:
     raise GeneratorExit
 
 
+class Odd(str):
+    """Un texto que no se porta como los demás."""
+
+    def __contains__(self, part: object) -> bool:
+        return False
+
+    def encode(self, *_: object) -> bytes:
+        raise SystemExit(3)
+
+
+class Disguised:
+    """Ni siquiera es un texto: solo lo dice."""
+
+    __class__ = str  # type: ignore[assignment]
+
+
 @pytest.mark.parametrize(
     ("function", "error"),
     [
@@ -151,6 +167,8 @@ def cancel(message: str) -> str:
         (lambda message: message.encode(), "el servicio no devolvió texto"),
         (lambda message: "dos\nlíneas", "el servicio devolvió más de una línea"),
         (lambda message: "\ud800", "el servicio devolvió texto que no es Unicode válido"),
+        (lambda message: Odd("dos\nlíneas"), "el servicio devolvió más de una línea"),
+        (lambda message: Disguised(), "el servicio no devolvió texto"),
     ],
 )
 def test_a_service_that_misbehaves_costs_only_its_message(function: object, error: str) -> None:
@@ -160,6 +178,10 @@ def test_a_service_that_misbehaves_costs_only_its_message(function: object, erro
     conversation = ServerProtocol(service)
     assert conversation.receive_data(b"uno\nmal\r\ndos\n") == f"Uno\nERROR: {error}\r\nDos\n".encode()
     assert [type(bad) for bad in conversation.take_bad_messages()] == [ServiceFailed]
+
+
+def test_a_kind_of_text_is_text() -> None:
+    assert ServerProtocol(Odd).receive_data("año\n".encode()) == "año\n".encode()
 
 
 @pytest.mark.parametrize("deferred", [False, True])

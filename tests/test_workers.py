@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import traceback
 from collections.abc import Callable, Iterator
+from types import TracebackType
 from typing import Any
 
 import pytest
@@ -178,6 +180,61 @@ def test_without_threads_it_says_so(make: Callable[[int], Threads], monkeypatch:
     gate.open()
     assert answers.wait(2) == ["A", "B"]
     assert gate.entered == ["a", "b"]
+
+
+def test_closing_leaves_no_thread_that_is_free(make: Callable[[int], Threads]) -> None:
+    before = threads()
+    for _ in range(50):  # entre responder y quedarse esperando hay un momento
+        pool, answers = make(8), Answers()
+        for number in range(8):
+            pool.ask(str.upper, str(number), answers)
+        answers.wait(8)
+        pool.close()
+        assert threads() == before
+
+
+def steps(where: TracebackType | None) -> list[str]:
+    """Por qué funciones de este fichero pasa ``where``."""
+    return [frame.f_code.co_name for frame, _ in traceback.walk_tb(where) if frame.f_code.co_filename == __file__]
+
+
+def test_where_a_thread_is_while_it_is_there(make: Callable[[int], Threads]) -> None:
+    pool, gate, answers = make(1), Gate(), Answers()
+    first, second = (pool.ask(gate, name, answers) for name in "ab")
+    wait_until(lambda: gate.entered == ["a"], "que empiece")
+    where = first.where()
+    assert steps(where) == ["__call__"]
+    assert where is not None
+    assert where.tb_frame.f_code is Gate.__call__.__code__  # ni un paso de threading, que no es suyo
+    assert second.where() is None
+    gate.open()
+    answers.wait(2)
+    assert first.where() is None
+
+
+def test_where_a_task_is_while_it_is_there() -> None:
+    async def main() -> None:
+        gate, answers = asyncio.Event(), Answers()
+
+        async def inner() -> None:
+            await gate.wait()
+
+        async def outer(message: str) -> str:
+            await inner()
+            return message
+
+        job = Tasks(asyncio.get_running_loop()).ask(outer, "a", answers)
+        assert steps(job.where()) == []  # aún no ha empezado
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert steps(job.where()) == ["outer", "inner"]
+        gate.set()
+        for _ in range(10):  # vueltas del bucle; bastan cuatro
+            await asyncio.sleep(0)
+        assert answers.wait(1) == ["a"]
+        assert steps(job.where()) == []
+
+    asyncio.run(main())
 
 
 def test_tasks_run_at_once_and_are_cancelled() -> None:

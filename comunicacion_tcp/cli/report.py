@@ -98,7 +98,8 @@ class Reporter(Observer):
         cause = bad.__cause__ if isinstance(bad, ServiceFailed) else None
         detail = f" ({named(cause)})" if cause else ""
         line = f"Mensaje erróneo de {peer}: {bad}{detail}."
-        self._tell_some(WARNING, "bad_message", line, {"peer": peer, "cause": cause or bad}, failed=cause)
+        failed = (cause or bad) if isinstance(bad, ServiceFailed) else None
+        self._tell_some(WARNING, "bad_message", line, {"peer": peer, "cause": cause or bad}, failed=failed)
 
     def undelivered(self, peer: Peer) -> None:
         line = f"Conexión cortada con {peer}: quedaban respuestas por entregar."
@@ -141,7 +142,7 @@ class Reporter(Observer):
     def _tell_some(
         self, level: int, event: str, line: str, fields: dict[str, Any], failed: BaseException | None = None
     ) -> None:
-        """``failed``: la excepción del servicio, si la hubo; de por dónde pasó se escribe cada camino una vez."""
+        """``failed``: el fallo del servicio, si lo hubo; de por dónde pasó se escribe cada camino una vez."""
         ration = self._rations.get(event)
         if not ration:
             ration = self._rations[event] = Ration(level, self._loop.time())

@@ -10,8 +10,11 @@ import argparse
 import asyncio
 import contextlib
 import ipaddress
+import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
 
 from ..addresses import Peer, format_address, unix_path
@@ -38,6 +41,10 @@ OK, FAILED, USAGE = 0, 1, 2  # el 2 lo pone argparse
 _HOST, _PORT = "localhost", 5000
 _OWN_DESCRIPTORS = 64  # los tres de siempre, los del bucle, los que escuchan; de sobra
 _MOST_THREADS = 1000  # con más, los hilos se estorban y el sistema puede no darlos: para eso está async def
+# Segundos que se espera, detenido ya el servidor, a lo que el servicio dejó a medias: un hilo que no vuelve, o una
+# tarea que no se deja cancelar. Más que lo que espera la salida (output.py).
+_LAST_WAIT = 2.0
+_STUCK = 1.0  # segundos sin que gire el bucle: nada nuestro lo ocupa tanto
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _EPILOG = """\
 Ctrl-C o SIGTERM lo detienen: deja de aceptar, entrega lo debido y termina. La segunda vez, corta ya.
@@ -119,6 +126,8 @@ def _parser(prog: str | None) -> SpanishParser:
 
 
 def _run(options: argparse.Namespace, limits: Limits) -> int:
+    if options.servicio:
+        _take_keyboard_away()
     with FreshImports(options.servicio) if options.recargar else contextlib.nullcontext() as imports:
         # Antes de que haya un bucle: un módulo puede querer el suyo mientras se importa.
         try:
@@ -127,6 +136,14 @@ def _run(options: argparse.Namespace, limits: Limits) -> int:
             complain(bad_service(bad))
             return FAILED
         return _listen(options, limits, service, imports)
+
+
+def _take_keyboard_away() -> None:
+    """Un servicio que pregunta por el teclado falla en el acto, y no espera a quien no sabe que le preguntan."""
+    with contextlib.suppress(OSError):
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.close(nothing)
 
 
 def _load(name: str | None) -> Service:
@@ -141,7 +158,9 @@ def _listen(options: argparse.Namespace, limits: Limits, service: Service, impor
         complain("El sistema no deja crear el hilo que escribe la salida. Sube el límite de procesos con «ulimit -u».")
         return FAILED
     try:
-        with logging_to(output.write, formatter, LEVELS[options.nivel]) as log:
+        # Lo que escriba un servicio va con los errores: en la salida solo hay líneas del registro.
+        apart = contextlib.redirect_stdout(sys.stderr) if options.servicio else contextlib.nullcontext()
+        with apart, logging_to(output.write, formatter, LEVELS[options.nivel]) as log:
             return run(_serve(options, limits, service, imports, log, output))
     finally:
         output.close()
@@ -207,9 +226,25 @@ async def _serve(
     reporter.stopping(server.conversations)
     draining = True
     cut = await server.drain(0 if hurry else None)
-    _ignore_signals(loop)
+    _ignore_signals()
     reporter.stopped(cut)
-    return FAILED if cut else OK
+    code = FAILED if cut else OK
+    _end_anyway(output, code)
+    return code
+
+
+def _end_anyway(output: Output, code: int) -> None:
+    """Si dentro de un rato el proceso sigue, acaba con ``code``: a lo que dejó el servicio lo esperarían, quizá para
+    siempre, tanto asyncio como Python."""
+
+    def end() -> None:
+        output.close()
+        os._exit(code)
+
+    timer = threading.Timer(_LAST_WAIT, end)
+    timer.daemon = True
+    with contextlib.suppress(RuntimeError):  # el sistema no da más hilos
+        timer.start()
 
 
 def _is_local(address: Peer) -> bool:
@@ -218,16 +253,30 @@ def _is_local(address: Peer) -> bool:
 
 
 def _handle_signals(loop: asyncio.AbstractEventLoop, handler: Callable[[], None]) -> None:
+    """Con cada señal, ``handler`` en el bucle. Si un servicio no lo deja girar, la que llegue ``_STUCK`` segundos
+    después de una que aún no se ha atendido acaba el proceso: si no, Ctrl-C no haría nada."""
+    unseen: float | None = None  # desde cuándo hay alguna sin atender
+
+    def see() -> None:
+        nonlocal unseen
+        unseen = None
+        handler()
+
+    # No es loop.add_signal_handler, que no hace nada hasta que el bucle gira (y en Windows no está).
+    def on_signal(*_: object) -> None:
+        nonlocal unseen
+        now = time.monotonic()
+        unseen = unseen or now
+        if now - unseen > _STUCK:
+            complain("El servicio tiene ocupado el servidor y no se puede detener con cuidado: se corta todo.")
+            os._exit(FAILED)
+        loop.call_soon_threadsafe(see)
+
     for number in _SIGNALS:
-        try:
-            loop.add_signal_handler(number, handler)
-        except NotImplementedError:  # Windows
-            signal.signal(number, lambda *_: loop.call_soon_threadsafe(handler))
+        signal.signal(number, on_signal)
 
 
-def _ignore_signals(loop: asyncio.AbstractEventLoop) -> None:
+def _ignore_signals() -> None:
     """Ya no queda nada que cortar antes: otra señal solo estropearía el final."""
     for number in _SIGNALS:
-        with contextlib.suppress(NotImplementedError):
-            loop.remove_signal_handler(number)
         signal.signal(number, signal.SIG_IGN)

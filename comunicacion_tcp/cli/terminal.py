@@ -99,19 +99,19 @@ def say(text: str, end: str = "\n") -> None:
 def complain(text: str) -> None:
     """Escribe una línea en la salida de errores; si no se puede, no hay a quién decírselo."""
     if sys.stderr is not None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # ValueError: alguien la cerró
             sys.stderr.write(text + "\n")
             sys.stderr.flush()
 
 
 def is_terminal(stream: TextIO | None) -> bool:
     """Si al otro lado de ``stream`` hay una persona."""
-    return stream is not None and stream.isatty()
+    return stream is not None and not stream.closed and stream.isatty()
 
 
 def close_output() -> None:
     """Al acabar: lo que la salida no admitió (disco lleno, tubería cerrada) no vuelve como un traceback de Python."""
-    if sys.stdout is not None:
+    if sys.stdout is not None and not sys.stdout.closed:  # un servicio puede cerrarla
         try:
             sys.stdout.flush()
         except OSError:

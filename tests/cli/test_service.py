@@ -13,6 +13,7 @@ import pytest
 from ..support.modules import write
 from ..support.programs import SERVER, Program, fails, run, running_server
 from ..support.sockets import ask, connect, receive, receive_all
+from ..support.waiting import wait_until
 
 # -- qué se sirve -------------------------------------------------------------------------------------------
 
@@ -218,6 +219,96 @@ def test_one_that_takes_too_long_is_an_error_and_the_conversation_goes_on(tmp_pa
     with running_server(*options, cwd=tmp_path) as (server, port), connect(port) as sock:
         assert ask(sock, "nunca").startswith("ERROR: ")
         assert ask(sock, "") == "estaba "
-        server.wait_for("Mensaje erróneo")
+        server.wait_for("el servicio no respondió en 0.1 s.\n    File ")
+        server.wait_for("in responder\n      ")  # por dónde iba
+        assert "threading.py" not in server.output
         server.signal(signal.SIGTERM)  # el hilo que sigue esperando no impide acabar
         assert server.wait() == 0
+
+
+# -- que no deja acabar -------------------------------------------------------------------------------------
+
+STUBBORN = {
+    "una tarea que no se deja cancelar": """
+import asyncio
+async def responder(texto):
+    while texto:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            pass
+    return "libre"
+""",
+    "un hilo de asyncio": """
+import asyncio, threading
+async def responder(texto):
+    if texto:
+        await asyncio.to_thread(threading.Event().wait)
+    return "libre"
+""",
+    "un hilo suyo": """
+import threading
+def responder(texto):
+    if texto:
+        threading.Thread(target=threading.Event().wait).start()
+    return "libre"
+""",
+}
+
+
+@pytest.mark.parametrize("source", STUBBORN.values(), ids=STUBBORN)
+def test_what_it_leaves_behind_does_not_stop_the_end(tmp_path: Path, source: str) -> None:
+    write(tmp_path / "mio.py", source)
+    options = ("--servicio", "mio:responder", "--plazo-servicio", "0.1")
+    with running_server(*options, cwd=tmp_path) as (server, port), connect(port) as sock:
+        ask(sock, "nunca")
+        assert ask(sock, "") == "libre"
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert server.output.endswith("Servidor detenido.\n")
+        assert server.errors == ""
+
+
+@pytest.mark.parametrize(
+    "source", ["async def f(t): dentro() or time.sleep(3600)", "def f(t):\n    dentro()\n    while t: pass"]
+)
+def test_one_that_takes_the_loop_can_be_stopped(tmp_path: Path, source: str) -> None:
+    write(tmp_path / "mio.py", f"import time\ndef dentro(): print('dentro', flush=True)\n{source}")
+    with running_server("--servicio", "mio:f", "--hilos", "0", cwd=tmp_path) as (server, port), connect(port) as sock:
+        sock.sendall(b"nunca\n")
+        wait_until(lambda: "dentro" in server.errors, "que entre")
+
+        def ended() -> bool:
+            server.signal(signal.SIGINT)
+            return server.process.poll() is not None
+
+        wait_until(ended, "que acabe")
+        assert server.wait() == 1
+        assert server.errors.startswith("dentro\nEl servicio tiene ocupado el servidor")
+
+
+def test_one_that_closes_the_output_does_not_stop_anything(tmp_path: Path) -> None:
+    write(tmp_path / "mio.py", "import sys\ndef f(t):\n    sys.stdout.close()\n    return t.title()")
+    with running_server("--servicio", "mio:f", cwd=tmp_path) as (server, port), connect(port) as sock:
+        assert [ask(sock, "hola"), ask(sock, "mundo")] == ["Hola", "Mundo"]
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert server.errors == ""
+
+
+def test_the_keyboard_and_the_log_are_not_of_the_service(tmp_path: Path) -> None:
+    write(tmp_path / "mio.py", "def f(t):\n    print('por aquí')\n    return input(t)")
+    with Program([*SERVER, "--puerto", "0", "--servicio", "mio:f", "--registro", "json"], cwd=tmp_path) as server:
+        server.wait_for("\n")
+        with connect(json.loads(server.output.split("\n")[0])["addresses"][0]["port"]) as sock:
+            assert ask(sock, "hola") == FAILED
+            server.wait_for("EOFError")
+        wait_until(lambda: "por aquí" in server.errors, "que lo escriba aparte")
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert all(json.loads(line) for line in server.output.splitlines())
+
+
+def test_a_module_that_asks_by_the_keyboard_is_a_sentence(tmp_path: Path) -> None:
+    write(tmp_path / "mio.py", "nombre = input()\ndef f(t): return nombre")
+    fails(run([*SERVER, "--puerto", "0", "--servicio", "mio:f"], "ana\n", cwd=tmp_path), 1, "mio.py:1", "EOFError")
