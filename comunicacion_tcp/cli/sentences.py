@@ -94,23 +94,24 @@ _BAD_FILES = {
 # Por qué no se puede servir lo que se pidió: {name} es MODULO:FUNCION; {module}, el módulo; {what} y {place}, lo que
 # diga el error.
 _BAD_SERVICES = {
-    "format": "«{name}» no es MODULO:FUNCION. Escribe el módulo, dos puntos y la función: --servicio mio:responder.",
+    "format": "«{name}» no es MODULO:FUNCION. Escribe el módulo, dos puntos y la función: --servicio mio:responder. "
+    "En el nombre de un módulo no hay guiones ni espacios.",
     "file": "En --servicio va el nombre de un módulo, y «{name}» es el de un fichero. Prueba con --servicio {what}, "
     "desde la carpeta en que está.",
     "no_module": "No hay ningún módulo «{what}», ni en esta carpeta ni entre los instalados. Revisa --servicio, o "
     "arranca desde la carpeta en que está.",
     "missing_import": "«{module}» importa «{what}»{place}, que no existe. Instálalo, o revisa su nombre.",
-    "syntax": "«{module}» tiene algo que no es Python{place}: {what}. Corrígelo.",
+    "syntax": "«{module}» tiene algo que no es Python{place}: {what}. Corrígelo, y guárdalo en UTF-8.",
     "import_failed": "«{module}» falló al importarse{place}: {cause}. Corrígelo{hint}.",
     "endless": "«{module}» lleva demasiado importándose, y mientras no acabe no se puede leer otra vez: algo fuera de "
     "sus funciones espera o da vueltas. Corrígelo y reinicia el servidor.",
     "no_name": "En «{module}»{place} no hay ningún «{what}». {known} Revisa --servicio.",
     "not_callable": "«{name}» no es una función, sino de tipo {what}. Da una que reciba un texto y devuelva otro.",
     "class": "«{name}» es una clase, y con cada mensaje haría un objeto. Da una función, o un método de un "
-    "objeto ya hecho.",
+    "objeto ya hecho: --servicio {module}:objeto.metodo.",
     "generator": "«{name}» responde con yield, y cada mensaje tiene una sola respuesta. Devuélvela con return.",
-    "arguments": "«{name}» recibe {what}, y hay que poder llamarla con un texto y nada más. Pon valores por defecto a "
-    "lo demás, o quítalo.",
+    "arguments": "«{name}» recibe {what}, y hay que poder llamarla con un texto y nada más, como def responder(texto). "
+    "A lo demás ponle valores por defecto; si es de una clase, haz un objeto y da su método.",
 }
 _MOST_SAID = 500  # caracteres del mensaje de una excepción: a quien la lee le basta, y puede medir megas
 _ONLY_HOST = "En --host va solo su nombre o su dirección; el puerto, en --puerto."
