@@ -135,8 +135,8 @@ def test_the_service_that_is_read_again() -> None:
     reporter.service_unusable(BadService("mio:f", "syntax", "invalid\x1b", place="mio.py:3", cause=SyntaxError("no")))
     assert book.lines == [
         "Servicio recargado: desde ahora responde el nuevo mio:f.",
-        r"Se sigue con el servicio de antes. «mio» tiene algo que no es Python (mio.py:3): invalid\x1b. Corrígelo, y guárdalo "
-        "en UTF-8.",
+        r"Se sigue con el servicio de antes. «mio» tiene algo que no es Python (mio.py:3): invalid\x1b. Corrígelo, y "
+        "guárdalo en UTF-8.",
     ]
     assert [(event.event, event.levelno) for event in book.events] == [
         ("service_reloaded", logging.INFO),
