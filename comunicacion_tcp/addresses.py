@@ -19,6 +19,11 @@ def unix_host(path: str) -> str:
     return _UNIX + path
 
 
+def can_be_host(text: str) -> bool:
+    """Si ``text`` puede ser un nombre, una dirección o la ruta de un socket de Unix; que exista es otra cosa."""
+    return bool(text) and unix_path(text) != "" and "\x00" not in text
+
+
 def format_address(host: str, port: int) -> str:
     """``"host:puerto"``, como se le dice a una persona; una dirección IPv6, entre corchetes (RFC 3986). La de un
     socket de Unix no tiene puerto."""

@@ -9,16 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from types import TracebackType
 from typing import Any, cast
 
 from .addresses import unix_path
-from .backoff import Backoff
 from .conversation import RESET, Conversation, Flow
 from .errors import ConnectionLost
-from .limits import DEFAULT_LIMITS, Limits
 from .tls import TLSSession
 
 _READ_SIZE = 64 * 1024  # bytes por lectura: lo que un socket suele tener listo; asyncio reservaría 256 KiB cada vez
@@ -39,17 +36,7 @@ class AsyncClient(Conversation):
     turno. Es de un solo bucle: desde otro hilo, haz otro cliente.
     """
 
-    def __init__(
-        self,
-        host: str = "localhost",
-        port: int = 5000,
-        *,
-        limits: Limits = DEFAULT_LIMITS,
-        tls: ssl.SSLContext | None = None,
-        reconnect: Backoff | None = None,
-        resend: bool = False,
-    ) -> None:
-        super().__init__(host, port, limits=limits, tls=tls, reconnect=reconnect, resend=resend)
+    def _set_up(self) -> None:
         self._link: _Link | None = None
         self._lock = asyncio.Lock()
 

@@ -16,15 +16,11 @@ from collections.abc import Iterable, Iterator
 
 from .conversation import RESET, Conversation, Flow, at_once
 from .errors import ConnectionLost
-from .limits import DEFAULT_LIMITS, Limits
 
 TYPE_CHECKING = False  # como la de typing, sin pagar su importación
 if TYPE_CHECKING:
-    import ssl
     from types import TracebackType
     from typing import Any
-
-    from .backoff import Backoff
 
 _READ_SIZE = 64 * 1024  # bytes por lectura: lo que un socket de Linux suele tener listo de una vez
 _MOST_UNASKED_READS = 16  # 1 MiB: un servidor que no para de hablar no impide enviar
@@ -54,17 +50,7 @@ class Client(Conversation):
     las demás son ``RuntimeError``, salvo ``connect`` y ``close``, que lo dejan.
     """
 
-    def __init__(
-        self,
-        host: str = "localhost",
-        port: int = 5000,
-        *,
-        limits: Limits = DEFAULT_LIMITS,
-        tls: ssl.SSLContext | None = None,
-        reconnect: Backoff | None = None,
-        resend: bool = False,
-    ) -> None:
-        super().__init__(host, port, limits=limits, tls=tls, reconnect=reconnect, resend=resend)
+    def _set_up(self) -> None:
         self._selector: selectors.BaseSelector | None = None
         self._unfinished = False  # lo último que se empezó a escribir está a medias
         self._lock = allocate_lock()

@@ -169,6 +169,7 @@ class Conversation:
         self._cut_by: Exception | None = None
         self._flow: Flow | None = None  # el send_many que está a medias
         self._closings = 0  # cuántas veces se ha pedido cerrar: quien esté conectando debe saberlo
+        self._set_up()
 
     @property
     def address(self) -> str:
@@ -557,6 +558,10 @@ class Conversation:
                 raise TLSFailed(self.address, problem="silent")
 
     # -- lo que pone cada cliente ---------------------------------------------------------------------------
+
+    def _set_up(self) -> None:
+        """Sus propios campos, al construirlo."""
+        raise NotImplementedError
 
     def _now(self) -> float:
         """La hora, en segundos de un reloj que no retrocede."""

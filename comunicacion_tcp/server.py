@@ -25,7 +25,7 @@ from .errors import AddressFull, BadMessage, BadTLSFile, Refusal, ServerFull, Se
 from .limits import DEFAULT_LIMITS, Limits
 from .listener import Listener, open_sockets
 from .loops import LoopThread
-from .protocol import ServerProtocol
+from .protocol import ERROR_START, ServerProtocol
 from .services import Function, Service, as_service, uppercase
 from .tls import ServerTLS, tls_error
 from .tls_transport import TLSTransport
@@ -209,7 +209,7 @@ class Connection(asyncio.Protocol):
     def dismiss(self, why: str) -> None:
         """Se le dice por qué no se la atiende, o no más, y se cierra."""
         self._conversation.ended = True
-        self._transport.write(f"ERROR: {why}\n".encode())
+        self._transport.write(f"{ERROR_START}{why}\n".encode())
         self._finish()
 
     def message_late(self) -> None:
@@ -275,8 +275,9 @@ class Connection(asyncio.Protocol):
             self._server._unfinished.stop(self)
             if conversation.queued:
                 self._pause_reading()
-            if conversation.question is not None:
-                self._ask()
+            question = conversation.take_question()
+            if question is not None:
+                self._ask(question)
             elif not conversation.awaiting_answer and not self._transport.get_write_buffer_size():
                 # Tiene más que responder: en otra vuelta del bucle, y cuando lea lo que ya tiene.
                 self._server._loop.call_soon(self._go_on)
@@ -308,11 +309,8 @@ class Connection(asyncio.Protocol):
                 self._resume_reading()
         self._look_after(reply)
 
-    def _ask(self) -> None:
+    def _ask(self, message: str) -> None:
         """Pregunta al servicio. Mientras, se sigue leyendo: así se sabe si el cliente se va."""
-        message = self._conversation.take_question()
-        if message is None:
-            return
         self._question = _Question(self)
         self._server._answering.start(self)
         try:
@@ -425,8 +423,8 @@ class _ImpatientConnection(Connection):
         self._server.observer.idle(self._peer)
         self.dismiss(f"{self._server.limits.idle_timeout:g} s sin recibir nada; se cierra la conexión")
 
-    def _ask(self) -> None:
-        super()._ask()
+    def _ask(self, message: str) -> None:
+        super()._ask(message)
         self._server._idle.stop(self)  # no calla él: se le hace esperar
 
     def _pause_reading(self) -> None:
@@ -742,7 +740,7 @@ class Server:
         refusal = self._why_not(peer)
         if refusal and len(self._connections) - self.conversations >= self._most_refused:
             self.observer.refused(peer, refusal)
-            _turn_away(sock, b"" if self._tls else f"ERROR: {refusal}\n".encode())
+            _turn_away(sock, b"" if self._tls else f"{ERROR_START}{refusal}\n".encode())
             return
         connection = _Handshake(self, peer) if self._tls else self._new_connection(peer)
         self._all_gone.clear()
@@ -794,8 +792,6 @@ class Server:
                 del self._from[network]  # la tabla no guarda más direcciones que conversaciones hay
 
     def _workers_for(self, service: Service) -> Workers | None:
-        if service.block:  # es, por definición, de los que no esperan
-            return None
         return Tasks(self._loop) if _is_async(service.function) else self._threads
 
     # -- para Connection ------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 
 from .. import __version__
-from ..addresses import unix_host, unix_path
+from ..addresses import can_be_host, unix_host
 
 TYPE_CHECKING = False  # como la de typing, sin pagar su importación
 if TYPE_CHECKING:
@@ -180,6 +180,6 @@ def file_name(text: str) -> str:
 def host_name(text: str) -> str:
     """El tipo de una opción que es una máquina: cualquier texto que pueda ser un nombre, una dirección o la ruta de un
     socket de Unix."""
-    if not text or unix_path(text) == "" or "\x00" in text:
+    if not can_be_host(text):
         raise argparse.ArgumentTypeError(f"debe ser un nombre, una dirección o {unix_host('RUTA')}")
     return text

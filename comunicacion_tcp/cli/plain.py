@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from ..addresses import unix_path
+from ..addresses import can_be_host
 
 TYPE_CHECKING = False  # como la de typing, sin pagar su importación
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def plain_pipe(argv: list[str]) -> dict[str, Any] | None:
             pipe = True
         elif word == "--host":
             given["host"] = host = next(words, "")
-            if not host or host[0] == "-" or unix_path(host) == "" or "\x00" in host:
+            if not can_be_host(host) or host[0] == "-":
                 return None
         elif word == "--puerto":
             number = next(words, "")
