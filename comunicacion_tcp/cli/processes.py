@@ -65,13 +65,14 @@ class _Fleet(Watcher):
         self._sockets = sockets
         self._tell = log.tell
         self._output = output
+        self._gave_up = False
         self._supervision = Supervision(_wanted(launch), launch.limits, self)
         self._supervisor = Supervisor(self._supervision, self._reload, self._turn)
 
     def run(self) -> int | Seat:
         """El código de salida o, en un hijo, su puesto."""
         outcome = self._supervisor.run()
-        if not isinstance(outcome, Seat):
+        if not isinstance(outcome, Seat) and not self._gave_up:
             line = "Servidor detenido con conversaciones sin entregar todo." if outcome else "Servidor detenido."
             self._tell(WARNING if outcome else INFO, "stopped", line, {})
             self._output.flush()
@@ -87,6 +88,8 @@ class _Fleet(Watcher):
             self._sockets.clear()
             if is_terminal(sys.stdout):
                 self._output.write("")  # detrás de «^C»
+            if not self._gave_up:
+                self._tell(INFO, "stopping", "Deteniendo el servidor...", {})
         self._output.flush()
 
     def _reload(self) -> None:
@@ -138,6 +141,7 @@ class _Fleet(Watcher):
         self._tell(ERROR, "worker_not_started", line, {"worker": pid, "status": status, "seconds": delay})
 
     def gave_up(self, failures: int) -> None:
+        self._gave_up = True
         tries = "a la primera" if failures == 1 else f"en {failures} intentos"
         line = f"Ningún proceso ha conseguido servir {tries}, y no se intenta más."
         self._tell(ERROR, "gave_up", line, {"failures": failures})
