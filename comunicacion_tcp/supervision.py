@@ -150,8 +150,8 @@ class Supervision:
 
     @property
     def generation(self) -> int:
-        """La última que se pidió: la 0, o lo que devolvió ``reload``."""
-        return self._last_generation
+        """La que sirve: la 0, o lo que devolvió ``reload``. De las anteriores no nacerá ninguno más."""
+        return self._current
 
     @property
     def pids(self) -> list[int]:

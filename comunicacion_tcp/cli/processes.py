@@ -60,7 +60,8 @@ class _Fleet(Watcher):
         log: Log,
         output: CarefulOutput,
     ) -> None:
-        self.launches = {0: launch}  # de cada generación, lo que se pidió
+        self.launches = {0: launch}  # de cada generación que sirve o va a servir, lo que se pidió
+        self._options = launch.options  # las del principio: dónde se escucha no cambia
         self._again = again
         self._sockets = sockets
         self._tell = log.tell
@@ -93,13 +94,12 @@ class _Fleet(Watcher):
         self._output.flush()
 
     def _reload(self) -> None:
-        first = self.launches[0].options
         try:
             launch = self._again()
         except SystemExit:  # ya dijo qué está mal
             self._tell(ERROR, "reload_failed", "Se sigue con la configuración de antes.", {})
             return
-        if (launch.options.host, launch.options.puerto) != (first.host, first.puerto):
+        if (launch.options.host, launch.options.puerto) != (self._options.host, self._options.puerto):
             line = "Aviso: --host y --puerto no cambian al recargar. Para eso, detén el servidor y arráncalo otra vez."
             self._tell(WARNING, "address_kept", line, {})
         self._tell(INFO, "reloading", "Recargando la configuración, el certificado y el servicio...", {})
@@ -111,7 +111,7 @@ class _Fleet(Watcher):
     # -- lo que pasa ----------------------------------------------------------------------------------------
 
     def serving(self) -> None:
-        options = self.launches[0].options
+        options = self._options
         tell_listening(
             self._tell,
             [address_of(sock) for sock in self._sockets],
@@ -147,6 +147,8 @@ class _Fleet(Watcher):
         self._tell(ERROR, "gave_up", line, {"failures": failures})
 
     def reloaded(self) -> None:
+        now = self._supervision.generation
+        self.launches = {number: launch for number, launch in self.launches.items() if number >= now}
         line = "Recargado: sirven procesos nuevos, y los de antes acaban lo que tienen."
         self._tell(INFO, "reloaded", line, {})
 
