@@ -184,7 +184,7 @@ def test_a_line_of_proc_net_tcp() -> None:
     row = (
         "   1: 0100007F:8CA0 0100007F:1388 01 00000010:00000003 00:00000000 00000000     0        0 1 1 0 20 4 30 10 -1"
     )
-    assert TcpLine.parse(row) == TcpLine(local=36000, remote=5000, state=1, unacknowledged=16, unread=3)
+    assert TcpLine.parse(row) == TcpLine(local=36000, remote=5000, state=1, unacknowledged=16, unread=3, inode=1)
 
 
 def test_the_bad_path_loses_and_reorders() -> None:
