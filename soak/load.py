@@ -168,7 +168,8 @@ class _Talker(asyncio.Protocol):
         if way == 0:
             self._transport.write(self.oracle.say_goodbye())
         elif way == 1:
-            self._transport.write_eof()
+            with contextlib.suppress(OSError) if self._crowd.returns else contextlib.nullcontext():
+                self._transport.write_eof()  # la acaban de cortar, y ahora se sabrá
         else:
             self.dropped = True
             self._transport.abort()
