@@ -18,7 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ORDER = [
     *("addresses", "errors", "records", "backoff", "limits", "services", "protocol", "tls"),
     *("conversation", "client", "relay", "aio"),
-    *("deadlines", "descriptors", "loops", "listener", "tls_transport", "workers", "server"),
+    *("deadlines", "descriptors", "systemd", "loops", "listener", "tls_transport", "workers", "server"),
     *("pytest_plugin", "loading", "watch", "fresh_imports", "cli", "__main__"),
 ]
 # Son transportes: ninguno conoce a los clientes, que también lo son, ni los dos clientes el uno al otro.
