@@ -13,7 +13,7 @@ from typing import Any
 
 from ..addresses import Peer
 from ..errors import BadMessage, BadService, BadTLSFile, Refusal, ServiceFailed, TLSFailed
-from ..server import Observer
+from ..observer import Observer
 from .log import Log
 from .sentences import bad_service, bad_tls_file, handshake_failed, named, reason
 from .traces import trace
@@ -47,6 +47,11 @@ class Reporter(Observer):
             "--tls-cert y --tls-clave."
         )
         self._tell(WARNING, "not_encrypted", line, {})
+
+    def address_ignored(self) -> None:
+        """Se le dijo dónde escuchar, y systemd le dio los sockets."""
+        line = "Aviso: se escucha en los sockets que dio systemd, y no donde dicen --host y --puerto. Quítalos."
+        self._tell(WARNING, "address_ignored", line, {})
 
     def service_reloaded(self, name: str) -> None:
         """Cambió el fuente del servicio ``name``, y ya responde el nuevo."""

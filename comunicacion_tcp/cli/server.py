@@ -19,22 +19,24 @@ from collections.abc import Callable
 
 from ..addresses import Peer, format_address, unix_path
 from ..descriptors import raise_limit
-from ..errors import BadService, BadTLSFile, NetworkError
+from ..errors import BadService, BadSocket, BadTLSFile, NetworkError
 from ..fresh_imports import FreshImports
 from ..limits import Limits
 from ..loading import load_service
 from ..loops import run
 from ..server import THREADS, Server
 from ..services import Service, uppercase
+from ..systemd import Notifier, listening_sockets
 from ..tls import ServerTLS
 from .log import FORMATS, LEVELS, Log, lines_lost, logging_to
 from .output import Output, sink_of
 from .parser import SpanishParser, host_name, one_of, port_number, whole_number
 from .reloading import keep_fresh
 from .report import Reporter
-from .sentences import bad_service, bad_tls_file, listening_failed
+from .sentences import bad_service, bad_socket, bad_tls_file, listening_failed
 from .settings import SERVER_LIMITS, add_limits, chosen_limits
 from .terminal import answer_interrupts, close_output, complain, is_terminal, prepare_streams
+from .under_systemd import keep_posted
 
 OK, FAILED, USAGE = 0, 1, 2  # el 2 lo pone argparse
 
@@ -180,9 +182,14 @@ async def _serve(
     raise_limit(limits.max_connections + limits.reserve + _OWN_DESCRIPTORS)
     try:
         tls = ServerTLS(options.tls_cert, options.tls_clave, options.tls_ca) if options.tls_cert else None
+        sockets = listening_sockets() or None
     except BadTLSFile as error:
         complain(bad_tls_file(error))
         return FAILED
+    except BadSocket as error:
+        complain(bad_socket(error))
+        return FAILED
+    notifier = Notifier.from_environment()
     server = Server(
         service,
         options.host,
@@ -191,6 +198,7 @@ async def _serve(
         observer=reporter,
         tls=tls,
         threads=options.hilos,
+        sockets=sockets,
     )
     stop = asyncio.Event()
 
@@ -211,11 +219,16 @@ async def _serve(
         complain(listening_failed(error))
         return FAILED
     where = ""
-    if (options.host, options.puerto) != (_HOST, _PORT):
+    chosen = (options.host, options.puerto) != (_HOST, _PORT)
+    if chosen or sockets:
         where = " en " + " y ".join(format_address(*address) for address in server.addresses)
     reporter.listening(f"Servidor escuchando{where}...", server.addresses)
+    if chosen and sockets:
+        reporter.address_ignored()
     if not tls and not all(map(_is_local, server.addresses)):
         reporter.not_encrypted()
+    notifier.ready()
+    posting = loop.create_task(keep_posted(notifier, server)) if notifier.present else None
     reloading = loop.create_task(keep_fresh(imports, server, reporter)) if imports else None
     await stop.wait()
     if reloading:
@@ -224,10 +237,16 @@ async def _serve(
     if is_terminal(sys.stdout):
         output.write("")  # detrás de «^C»
     reporter.stopping(server.conversations)
+    notifier.stopping()
     draining = True
+    if sockets:
+        await server.retire(0)  # systemd sigue escuchando: quien está en la cola es para el siguiente
     cut = await server.drain(0 if hurry else None)
     _ignore_signals()
     reporter.stopped(cut)
+    if posting:
+        posting.cancel()
+    notifier.close()
     code = FAILED if cut else OK
     _end_anyway(output, code)
     return code
