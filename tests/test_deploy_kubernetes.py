@@ -15,8 +15,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from comunicacion_tcp.cli import server as program
+from comunicacion_tcp.cli import serving
 from comunicacion_tcp.limits import DEFAULT_LIMITS
+from comunicacion_tcp.supervision import END_PATIENCE
 
 from .support.deployed import check_options
 from .support.examples import ROOT
@@ -103,7 +104,7 @@ def test_who_looks_for_the_pods_finds_them() -> None:
 def test_the_ports_are_those_of_the_server() -> None:
     assert PORTS["mensajes"] == int(option("puerto"))
     assert PORTS["metricas"] == int(option("metricas").rpartition(":")[2])
-    assert PORTS["mensajes"] == program._PORT
+    assert PORTS["mensajes"] == serving.PORT
     named = [port["targetPort"] for port in RESOURCES["service.yaml"]["spec"]["ports"]]
     for rule in RESOURCES["network.yaml"]["spec"]["ingress"]:
         named += [port["port"] for port in rule["ports"]]
@@ -120,7 +121,7 @@ def test_the_probes_ask_the_metrics_port() -> None:
 
 def test_there_is_time_to_end_well() -> None:
     pause = CONTAINER["lifecycle"]["preStop"]["sleep"]["seconds"]
-    drain = DEFAULT_LIMITS.drain + program._LAST_WAIT
+    drain = DEFAULT_LIMITS.drain + END_PATIENCE
     assert POD["terminationGracePeriodSeconds"] > pause + drain
     # Y la pausa da para que se note que ya no hay que mandarle a nadie.
     assert pause >= CONTAINER["readinessProbe"]["periodSeconds"]
@@ -148,9 +149,9 @@ def test_the_user_is_that_of_the_image() -> None:
 
 
 def test_the_options_exist_and_the_files_are_where_they_say() -> None:
-    check_options(CONTAINER["args"])
     (generated,) = KUSTOMIZATION["configMapGenerator"]
     (file,) = generated["files"]
+    assert check_options(CONTAINER["args"], FOLDER / file).registro == "json"  # lo dice la configuración
     volumes = {volume["name"]: volume for volume in POD["volumes"]}
     places = {mount["mountPath"]: volumes[mount["name"]] for mount in CONTAINER["volumeMounts"]}
     folder, _, name = option("configuracion").rpartition("/")

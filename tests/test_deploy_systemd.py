@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from comunicacion_tcp.cli import server as program
+from comunicacion_tcp.cli import serving
 from comunicacion_tcp.limits import DEFAULT_LIMITS
+from comunicacion_tcp.supervision import END_PATIENCE
 
 from .support.deployed import check_options
 from .support.examples import ROOT, blocks
@@ -75,22 +76,21 @@ def test_the_service_exposes_as_little_as_the_page_says(tmp_path: Path, drop_ins
 
 def test_the_numbers_of_the_units_are_those_of_the_server() -> None:
     limits = DEFAULT_LIMITS
-    assert float(value(SERVICE, "TimeoutStopSec")) > limits.drain + program._LAST_WAIT
+    assert float(value(SERVICE, "TimeoutStopSec")) > limits.drain + END_PATIENCE
     assert float(value(SERVICE, "WatchdogSec")) > limits.service_timeout
-    wanted = limits.max_connections + limits.reserve + program._OWN_DESCRIPTORS
+    wanted = limits.max_connections + limits.reserve
     assert int(value(SERVICE, "LimitNOFILE")) >= wanted
     assert int(value(SOCKET, "Backlog")) == limits.backlog
-    assert int(value(SERVICE, "RestartPreventExitStatus")) == program.USAGE
+    assert int(value(SERVICE, "RestartPreventExitStatus")) == serving.USAGE
     assert {place.rpartition(":")[2] for place in re.findall("^ListenStream=(.*)$", SOCKET, re.MULTILINE)} == {
-        str(program._PORT)
+        str(serving.PORT)
     }
 
 
 def test_the_options_of_the_units_exist() -> None:
-    check_options(value(SERVICE, "ExecStart").split()[1:])
-    lines = (FOLDER / "servidor-tcp.conf").read_text(encoding="utf-8").splitlines()
-    chosen = dict(line.split(" = ") for line in lines if line and not line.startswith("#"))
-    check_options([f"--{option}={text}" for option, text in chosen.items()])
+    options = check_options(value(SERVICE, "ExecStart").split()[1:], FOLDER / "servidor-tcp.conf")
+    assert options.puerto == serving.PORT
+    assert options.nivel == "aviso"  # lo dice la configuración: se ha leído
     variables = re.findall(r"SERVIDOR_TCP_(\w+)=(\S+)", "".join(DROP_INS.values()))
     assert len(variables) == 2
     check_options([f"--{name.lower().replace('_', '-')}={text}" for name, text in variables])

@@ -1,16 +1,31 @@
-"""Lo que un servidor de un solo proceso le va contando a systemd mientras trabaja: que sigue vivo, y con cuántos.
+"""El servidor y systemd: lo que se recibe de él al empezar, y lo que se le va contando.
 
-Cómo se le dice es de ``comunicacion_tcp/systemd.py``.
+Cómo se le habla es de ``comunicacion_tcp/systemd.py``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
+from typing import NamedTuple
 
 from ..server import Server
-from ..systemd import Notifier
+from ..systemd import Notifier, listening_sockets
 
 _STATUS_EVERY = 5.0  # segundos: a quien mira «systemctl status» le basta, y no cuesta nada
+
+
+class Manager(NamedTuple):
+    """A quién se cuenta cómo va, y los sockets que dio; sin systemd, a nadie y ninguno."""
+
+    notifier: Notifier
+    sockets: list[socket.socket]
+
+
+def manager() -> Manager:
+    """Lo que dice el entorno, que deja de decirlo: se llama una vez, y antes de crear otro proceso o de importar nada
+    que lo cree. Error: ``BadSocket``."""
+    return Manager(Notifier.from_environment(), listening_sockets())
 
 
 async def keep_posted(notifier: Notifier, server: Server) -> None:

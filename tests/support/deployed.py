@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import pytest
 
 from comunicacion_tcp.cli.server import _parser
 
-# Se están construyendo aparte: mientras no estén, no se comprueba cómo se usan. En cuanto estén, se quita la que esté.
-_COMING = {"--procesos", "--configuracion", "--metricas", "--proxy-de"}
+# Se construyen aparte: mientras el servidor no las tenga, no se mira cómo se usan.
+_COMING = {"--metricas", "--proxy-de"}
 
 
-def check_options(arguments: list[str]) -> argparse.Namespace:
-    """``arguments`` son opciones que ``servidor-tcp`` tiene y entiende. Devuelve lo entendido."""
+def check_options(arguments: list[str], configuration: Path | None = None) -> argparse.Namespace:
+    """Lo que ``servidor-tcp`` entiende de ``arguments``, que son opciones con su valor detrás de un igual o de un
+    espacio. ``configuration``: el fichero que hará de ``--configuracion``, esté donde esté el de verdad."""
     parser = _parser("servidor-tcp")
-    ours = set(parser._option_string_actions)
+    absent = _COMING - set(parser._option_string_actions)
     kept: list[str] = []
-    waiting = False  # el valor de una que no se mira
-    for argument in arguments:
-        option, equals, _ = argument.partition("=")
-        if option.startswith("--"):
-            skipped = option in _COMING - ours
-            waiting = skipped and not equals
-            if not skipped:
-                kept.append(argument)
-        elif not waiting:
-            kept.append(argument)
-        else:
-            waiting = False
+    for argument in " ".join(arguments).replace(" --", "\n--").splitlines():
+        option, value = argument.replace(" ", "=", 1).split("=", 1)
+        if option == "--configuracion":
+            assert value.startswith("/")
+            value = str(configuration)
+        if option not in absent:
+            kept.append(f"{option}={value}")
     try:
         return parser.parse_args(kept)
     except SystemExit:
