@@ -14,7 +14,7 @@ import pytest
 
 from comunicacion_tcp.cli import serving
 from comunicacion_tcp.limits import DEFAULT_LIMITS
-from comunicacion_tcp.supervision import END_PATIENCE
+from comunicacion_tcp.supervision import END_PATIENCE, START_PATIENCE
 
 from .support.deployed import check_options
 from .support.examples import ROOT, blocks
@@ -77,6 +77,7 @@ def test_the_service_exposes_as_little_as_the_page_says(tmp_path: Path, drop_ins
 def test_the_numbers_of_the_units_are_those_of_the_server() -> None:
     limits = DEFAULT_LIMITS
     assert float(value(SERVICE, "TimeoutStopSec")) > limits.drain + END_PATIENCE
+    assert float(value(SERVICE, "TimeoutStartSec")) > START_PATIENCE
     assert float(value(SERVICE, "WatchdogSec")) > limits.service_timeout
     wanted = limits.max_connections + limits.reserve
     assert int(value(SERVICE, "LimitNOFILE")) >= wanted

@@ -48,8 +48,7 @@ class Reporter(Observer):
 
     def address_ignored(self) -> None:
         """Se le dijo dónde escuchar, y systemd le dio los sockets."""
-        line = "Aviso: se escucha en los sockets que dio systemd, y no donde dicen --host y --puerto. Quítalos."
-        self._tell(WARNING, "address_ignored", line, {})
+        tell_address_ignored(self._tell)
 
     def service_reloaded(self, name: str) -> None:
         """Cambió el fuente del servicio ``name``, y ya responde el nuevo."""
@@ -240,6 +239,12 @@ def tell_listening(tell: Tell, addresses: list[Peer], *, usual: bool, encrypted:
             "--tls-cert y --tls-clave."
         )
         tell(WARNING, "not_encrypted", line, {})
+
+
+def tell_address_ignored(tell: Tell) -> None:
+    """Cuenta que ``--host`` y ``--puerto`` no se miran, porque los sockets los dio systemd."""
+    line = "Aviso: se escucha en los sockets que dio systemd, y no donde dicen --host y --puerto. Quítalos."
+    tell(WARNING, "address_ignored", line, {})
 
 
 def _is_local(address: Peer) -> bool:

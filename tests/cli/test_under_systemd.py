@@ -37,6 +37,9 @@ def given(sock: socket.socket, *options: str, env: dict[str, str] | None = None)
     return Program(command, pass_fds=[sock.fileno()], env=env)
 
 
+in_one_and_in_several = pytest.mark.parametrize("processes", [[], ["--procesos", "2"]], ids=["uno", "varios"])
+
+
 class Manager:
     """El lado de systemd que recibe los avisos: ``lines`` es lo oído hasta ahora."""
 
@@ -75,26 +78,29 @@ class Manager:
         self._sock.close()
 
 
-def test_the_real_socket_activation() -> None:
+@in_one_and_in_several
+def test_the_real_socket_activation(processes: list[str]) -> None:
     port = free_port()
     address = f"127.0.0.1:{port}"
     tool = need("systemd-socket-activate")
-    with Program([tool, "-l", address, "-E", "PYTHONPATH", *SERVER, "--registro", "llano"]) as server:
+    with Program([tool, "-l", address, "-E", "PYTHONPATH", *SERVER, *processes]) as server:
         wait_until(lambda: "Listening on" in server.errors, "que systemd-socket-activate escuche")
         with connect(port) as sock:  # hasta ahora el servidor ni siquiera ha arrancado
             assert ask(sock, "hola") == "HOLA"
             sock.sendall(b"DESCONEXION\n")
             assert receive_all(sock) == "Conexión cerrada\n".encode()
-        assert f"Servidor escuchando en {address}...\n" in server.output
+        server.wait_for(f"Servidor escuchando en {address}")
         assert "Aviso" not in server.output
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
         assert server.output.endswith("Servidor detenido.\n")
 
 
-def test_two_sockets_of_two_kinds(tmp_path: Path) -> None:
+@in_one_and_in_several
+def test_two_sockets_of_two_kinds(tmp_path: Path, processes: list[str]) -> None:
     port, path = free_port(), tmp_path / "mensajes.sock"
     command = [need("systemd-socket-activate"), "-l", f"127.0.0.1:{port}", "-l", str(path), "-E", "PYTHONPATH", *SERVER]
+    command += processes
     with Program(command) as server:
         wait_until(lambda: server.errors.count("Listening on") == 2, "que systemd-socket-activate escuche")
         with socket.socket(socket.AF_UNIX) as near:
@@ -108,17 +114,18 @@ def test_two_sockets_of_two_kinds(tmp_path: Path) -> None:
         assert path.exists()  # es de systemd: el servidor siguiente escuchará en él
 
 
-def test_who_comes_during_a_restart_waits_and_is_served() -> None:
+@in_one_and_in_several
+def test_who_comes_during_a_restart_waits_and_is_served(processes: list[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port = sock.getsockname()[1]
-        with given(sock) as server, connect(port) as old:
+        with given(sock, *processes) as server, connect(port) as old:
             assert ask(old, "hola") == "HOLA"
             server.signal(signal.SIGTERM)
             assert receive_all(old) == b""
             assert server.wait() == 0
         with connect(port) as new:  # nadie acepta: espera en la cola
             new.sendall(b"sigo\n")
-            with given(sock) as server:
+            with given(sock, *processes) as server:
                 assert receive(new, 5) == b"SIGO\n"
 
 
@@ -143,10 +150,11 @@ def test_who_was_queued_when_it_stopped_is_for_the_next_one() -> None:
                     assert successor.wait() == 0
 
 
-def test_a_chosen_address_is_told_to_be_useless() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as sock, given(sock, "--puerto", "0") as server:
+@in_one_and_in_several
+def test_a_chosen_address_is_told_to_be_useless(processes: list[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock, given(sock, "--puerto", "0", *processes) as server:
         server.wait_for("no donde dicen --host y --puerto")
-        assert server.port == sock.getsockname()[1]
+        assert f"Servidor escuchando en 127.0.0.1:{sock.getsockname()[1]}" in server.output
 
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="sin IPv6 no hay sockets de las dos familias")
@@ -163,13 +171,14 @@ def test_a_socket_of_both_families_tells_each_address_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("kind", ["datagram", "conversation", "file", "closed"])
-def test_something_that_cannot_listen_is_one_sentence(kind: str) -> None:
+@in_one_and_in_several
+def test_something_that_cannot_listen_is_one_sentence(kind: str, processes: list[str]) -> None:
     one, other = socket.socketpair()
     datagram = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with one, other, datagram, open(os.devnull) as file:
         number = {"datagram": datagram, "conversation": one}.get(kind, file).fileno()
         script = _GIVE if kind != "closed" else _GIVE.replace("os.execv", "os.close(3)\nos.execv")
-        command = [sys.executable, "-c", script, str(number), *SERVER]
+        command = [sys.executable, "-c", script, str(number), *SERVER, *processes]
         done = subprocess.run(
             command, capture_output=True, timeout=PATIENCE, cwd=ROOT, env=environment(), pass_fds=[number]
         )
@@ -216,10 +225,11 @@ def test_a_stuck_loop_stops_saying_it_is_alive(systemd: Manager, tmp_path: Path)
         wait_until(lambda: systemd.is_quiet(0.2), "que calle")
 
 
-def test_one_that_cannot_start_is_never_ready(systemd: Manager) -> None:
+@in_one_and_in_several
+def test_one_that_cannot_start_is_never_ready(systemd: Manager, processes: list[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        done = run([*SERVER, "--host", "127.0.0.1", "--puerto", port], env={"NOTIFY_SOCKET": systemd.place})
+        done = run([*SERVER, "--host", "127.0.0.1", "--puerto", port, *processes], env={"NOTIFY_SOCKET": systemd.place})
         fails(done, 1, "ocupado")
     assert not systemd.heard("READY=1")
 
@@ -245,6 +255,31 @@ def test_what_a_service_starts_inherits_neither_the_sockets_nor_the_name_of_syst
         connect(sock.getsockname()[1]) as client,
     ):
         assert ask(client, "hola") == "0 cerrado"
+
+
+def test_the_notices_of_several_processes_and_of_a_reload(systemd: Manager, tmp_path: Path) -> None:
+    configuration = tmp_path / "servidor.conf"
+    configuration.write_text("nivel = info\n")
+    env = {"NOTIFY_SOCKET": systemd.place, "WATCHDOG_USEC": "40000"}
+    options = ["--puerto", "0", "--procesos", "2", "--configuracion", str(configuration)]
+    with Program([*SERVER, *options], env=env) as server:
+        systemd.wait_for("READY=1")
+        server.wait_for("Servidor escuchando")  # cuando lo dice, ya lo ha dicho
+        systemd.wait_for("STATUS=Sirven 2 procesos.")
+        systemd.wait_for("WATCHDOG=1", times=3)
+        server.signal(signal.SIGHUP)
+        systemd.wait_for("READY=1", times=2)
+        assert systemd.lines.count("RELOADING=1") == 1
+        assert systemd.lines[systemd.lines.index("RELOADING=1") + 1].startswith("MONOTONIC_USEC=")
+        # Lo que no se puede leer deja las cosas como estaban, y systemd tampoco se queda esperando.
+        configuration.write_text("nivel = ninguno\n")
+        server.signal(signal.SIGHUP)
+        systemd.wait_for("READY=1", times=3)
+        server.wait_for("Se sigue con la configuración de antes.")
+        server.signal(signal.SIGTERM)
+        systemd.wait_for("STOPPING=1")
+        assert server.wait() == 0
+    assert systemd.lines.count("RELOADING=1") == 2
 
 
 @pytest.mark.parametrize(
