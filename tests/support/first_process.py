@@ -48,14 +48,19 @@ def first_process(extra: Path, *options: str) -> Iterator[tuple[Program, int]]:
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     server = [f"/mnt/python/bin/{version}", "-B", "/mnt/app/Servidor_TCP.py", "--host", "127.0.0.1", "--puerto", "0"]
     prepare = ["sh", "-c", _PREPARE, "sh", str(ROOT), sys.base_prefix, str(extra)]
-    alone = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    alone = ["unshare", "--mount", "--pid", "--fork", "--mount-proc"]
     path = ":".join(["/mnt/extra", *python_path().values()]).replace(str(ROOT), "/mnt/app")
     # Un Python que no es el del sistema puede buscar su biblioteca donde ese usuario no entra.
     env = {"PYTHONPATH": path, "LD_LIBRARY_PATH": "/mnt/python/lib"}
     with Program([*alone, *prepare, *server, *options], env=env) as program:
-        program.wait_for("Servidor escuchando")
-        (pid,) = children(program.process.pid)
-        yield program, pid
+        try:
+            program.wait_for("Servidor escuchando")
+            (pid,) = children(program.process.pid)
+            yield program, pid
+        finally:
+            # Con el proceso 1 acaban todos los de su espacio. A él no lo mata que muera unshare: ya no es de root.
+            for pid in children(program.process.pid):
+                os.kill(pid, signal.SIGKILL)
 
 
 def children(pid: int) -> list[int]:
