@@ -14,16 +14,19 @@ from pathlib import Path
 
 import pytest
 
+from comunicacion_tcp.cli.client import _parser as client_parser
+from comunicacion_tcp.cli.server import _parser as server_parser
 from comunicacion_tcp.limits import DEFAULT_LIMITS
 
 from .support.deployed import check_options
-from .support.examples import ROOT
+from .support.examples import ROOT, blocks
 from .support.first_process import NOBODY, children, end, first_process
 from .support.programs import CLIENT, run, running_server
 from .support.sockets import ask, connect, free_port, receive_all
 from .support.waiting import wait_until
 
 FOLDER = ROOT / "deploy" / "container"
+PAGE = "deploy/container/README.md"
 RECIPE = re.sub(r" *\\\n *", " ", (FOLDER / "Containerfile").read_text(encoding="utf-8"))
 FINAL = RECIPE.rpartition("\nFROM ")[2]
 in_one_and_in_several = pytest.mark.parametrize("processes", [[], ["--procesos", "2"]], ids=["uno", "varios"])
@@ -90,6 +93,19 @@ def test_the_options_of_the_image_exist() -> None:
     assert options.host == "0.0.0.0"
     (user,) = instructions(FINAL, "USER")
     assert user == f"{NOBODY}:{NOBODY}"
+
+
+def test_the_options_the_page_shows_exist() -> None:
+    runs = [line for line in "".join(blocks(PAGE, "sh")).splitlines() if line.startswith("podman run ")]
+    used = [text.split() for line in runs if (text := line.partition(" comunicacion-tcp ")[2])]
+    assert len(used) == 2
+    for options in used:
+        check_options(options)
+    variables = re.findall(r"(SERVIDOR|CLIENTE)_TCP_([A-Z_]+)", (ROOT / PAGE).read_text(encoding="utf-8"))
+    known = {"SERVIDOR": server_parser("servidor-tcp"), "CLIENTE": client_parser("cliente-tcp")}
+    assert len(variables) > 3
+    for program, name in variables:
+        assert f"--{name.lower().replace('_', '-')}" in known[program]._option_string_actions
 
 
 def test_the_health_check_tells_the_living_from_the_dead() -> None:
