@@ -56,7 +56,7 @@ def main() -> None:
             make_base(podman, Path(folder) / "base", BASE, _DEBIAN)
         build(podman, options.base or BASE, options.build)
         try_image(podman)
-        make_base(podman, Path(folder) / "systemd", f"{MACHINE}-base", f"{_DEBIAN},systemd,dbus,libpam-systemd")
+        make_base(podman, Path(folder) / "systemd", f"{MACHINE}-base", f"{_DEBIAN},systemd,dbus,libpam-systemd,procps")
         try_units(podman, Path(folder))
 
 

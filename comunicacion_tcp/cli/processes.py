@@ -27,6 +27,8 @@ from .serving import AUTO, FAILED, Launch, Post, formatter_of, is_usual_place
 from .terminal import complain, is_terminal
 from .under_systemd import Manager, manager
 
+_TURN = 1.0  # segundos: lo más que pasa entre dos vueltas (supervision.py)
+
 
 def in_processes(launch: Launch, again: Callable[[], Launch]) -> int | tuple[Launch, Post]:
     """Vuelve en el padre cuando todo acaba, con el código de salida, y en cada hijo en cuanto nace. ``again``: lo que
@@ -116,7 +118,8 @@ class _Fleet(Watcher):
         """A systemd: que el padre vive (los hijos se lo dicen a él), y cuántos sirven."""
         now = time.monotonic()
         if now >= self._next_watchdog:
-            self._next_watchdog = now + self._notifier.watchdog_interval
+            # Una vuelta antes: a la siguiente ya sería tarde.
+            self._next_watchdog = now + self._notifier.watchdog_interval - _TURN
             self._notifier.watchdog()
         serving = self._supervision.serving
         status = f"Sirven {serving} procesos." if serving != 1 else "Sirve 1 proceso."
