@@ -46,6 +46,10 @@ class Reporter(Observer):
         """Empieza a escuchar en ``addresses``. ``usual``: si es donde siempre."""
         tell_listening(self._tell, addresses, usual=usual, encrypted=encrypted)
 
+    def address_ignored(self) -> None:
+        """Se le dijo dónde escuchar, y systemd le dio los sockets."""
+        tell_address_ignored(self._tell)
+
     def service_reloaded(self, name: str) -> None:
         """Cambió el fuente del servicio ``name``, y ya responde el nuevo."""
         line = f"Servicio recargado: desde ahora responde el nuevo {name}."
@@ -235,6 +239,12 @@ def tell_listening(tell: Tell, addresses: list[Peer], *, usual: bool, encrypted:
             "--tls-cert y --tls-clave."
         )
         tell(WARNING, "not_encrypted", line, {})
+
+
+def tell_address_ignored(tell: Tell) -> None:
+    """Cuenta que ``--host`` y ``--puerto`` no se miran, porque los sockets los dio systemd."""
+    line = "Aviso: se escucha en los sockets que dio systemd, y no donde dicen --host y --puerto. Quítalos."
+    tell(WARNING, "address_ignored", line, {})
 
 
 def _is_local(address: Peer) -> bool:
