@@ -24,6 +24,7 @@ from ..fresh_imports import FreshImports
 from ..limits import Limits
 from ..loading import load_service
 from ..loops import run
+from ..proxy_header import Trusted
 from ..server import THREADS, Server
 from ..services import Service, uppercase
 from ..tls import ServerTLS
@@ -121,8 +122,25 @@ def _parser(prog: str | None) -> SpanishParser:
             "--tls-ca": "solo entra quien trae un certificado firmado por estos",
         }
     )
+    parser.add_argument(
+        "--proxy-de",
+        type=_networks,
+        metavar="REDES",
+        help="direcciones o redes, con comas (10.0.0.1,fd00::/8, o unix), de los balanceadores que hay delante: cada "
+        "conexión debe empezar por una cabecera PROXY, que solo se les cree a ellos y dice de qué cliente es",
+    )
     add_limits(parser, SERVER_LIMITS)
     return parser
+
+
+def _networks(text: str) -> list[str]:
+    """El tipo de una opción que son direcciones y redes, separadas por comas."""
+    names = [name.strip() for name in text.split(",")]
+    try:
+        Trusted(names)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"son redes separadas por comas, y {error}") from None
+    return names
 
 
 def _run(options: argparse.Namespace, limits: Limits) -> int:
@@ -191,6 +209,7 @@ async def _serve(
         observer=reporter,
         tls=tls,
         threads=options.hilos,
+        proxy_from=options.proxy_de,
     )
     stop = asyncio.Event()
 
