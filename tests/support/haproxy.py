@@ -1,0 +1,127 @@
+"""HAProxy de verdad, con los ficheros de ``deploy/haproxy``: solo cambian los puertos, las rutas y el tamaño."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import socket
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from .examples import ROOT
+from .programs import Program
+from .sockets import free_port
+from .tools import need
+from .waiting import PATIENCE, wait_until
+
+DEPLOY = ROOT / "deploy" / "haproxy"
+_SERVERS = ["10.0.0.11", "10.0.0.12", "10.0.0.13"]
+_ATTEMPTS = 5  # el puerto libre que se le da puede tomarlo otro antes que él
+
+
+class Balancer:
+    """Un HAProxy en marcha. ``port``: donde atiende; ``folder``, donde está su socket."""
+
+    def __init__(self, program: Program, folder: Path, ports: dict[str, int]) -> None:
+        self.program = program
+        self.socket = str(folder / "admin.sock")
+        self.ports = ports
+
+    @property
+    def port(self) -> int:
+        """El de los clientes sin cifrar."""
+        return self.ports["5000"]
+
+    def ask(self, command: str) -> str:
+        """Lo que responde por su socket a ``command``."""
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(PATIENCE)
+            sock.connect(self.socket)
+            sock.sendall(command.encode() + b"\n")
+            answer = b""
+            while more := sock.recv(65536):
+                answer += more
+        return answer.decode().strip()
+
+    def stat(self, server: str, backend: str = "servidores") -> dict[str, str]:
+        """Lo que dice de un servidor (``show stat``); vacío si no lo conoce."""
+        lines = self.ask("show stat").removeprefix("# ").splitlines()
+        for row in csv.DictReader(lines):
+            if (row["pxname"], row["svname"]) == (backend, server):
+                return row
+        return {}
+
+    def wait_for(self, server: str, status: str, backend: str = "servidores") -> None:
+        """Espera a que ``server`` esté ``status``: ``"UP"``, ``"DOWN"``, ``"DRAIN"``."""
+        what = f"que {server} esté {status}; {self.program.output} {self.program.errors}"
+        wait_until(lambda: self.stat(server, backend)["status"].split()[0] == status, what)
+
+    def wait_for_all(self, backend: str = "servidores") -> None:
+        """Espera a que los tres respondan a sus preguntas."""
+        for server in ("uno", "dos", "tres"):
+            self.wait_for(server, "UP", backend)
+            wait_until(lambda server=server: self.stat(server, backend)["check_status"] == "L7OK", server)  # type: ignore[misc]
+
+
+def configured(folder: Path, name: str, changes: dict[str, str]) -> str:
+    """El fichero ``name`` de ``deploy/haproxy`` con esos cambios, cada uno en un solo sitio: su ruta."""
+    text = (DEPLOY / name).read_text(encoding="utf-8")
+    for old, new in changes.items():
+        assert text.count(old) == 1, (name, old)
+        text = text.replace(old, new)
+    (folder / name).write_text(text, encoding="utf-8")
+    return str(folder / name)
+
+
+@contextlib.contextmanager
+def balancing(
+    servers: Sequence[int], *, cert: str = "", passed_through: bool = False, options: str = ""
+) -> Iterator[Balancer]:
+    """Un HAProxy delante de los tres servidores que hay en esos puertos de 127.0.0.1. ``cert``: con el que cifra él.
+    ``passed_through``: si los que cifran son ellos. ``options``: más, para cada servidor."""
+    program = need("haproxy")
+    with tempfile.TemporaryDirectory(prefix="haproxy-") as name:
+        folder = Path(name)
+        for attempt in range(1, _ATTEMPTS + 1):
+            ports = {number: free_port() for number in ("5000", "5001", "5002")}
+            files = _files(folder, servers, ports, cert, passed_through, options)
+            with Program([program, "-db", *(part for file in files for part in ("-f", file))]) as running:
+                balancer = Balancer(running, folder, ports)
+                wait_until(lambda: running.process.poll() is not None or _listens(balancer), "que arranque HAProxy")
+                if running.process.poll() is not None and "cannot bind" in running.errors and attempt < _ATTEMPTS:
+                    continue
+                assert running.process.poll() is None, running.errors
+                yield balancer
+                return
+
+
+def _listens(balancer: Balancer) -> bool:
+    try:
+        return bool(balancer.ask("show info"))
+    except OSError:
+        return False
+
+
+def _files(
+    folder: Path, servers: Sequence[int], ports: dict[str, int], cert: str, passed_through: bool, options: str
+) -> list[str]:
+    def at(port: str, inside: str) -> dict[str, str]:
+        """Los puertos: el de los clientes y los de los servidores, que dentro es ``inside``."""
+        real = {f"{host}:{inside}": f"127.0.0.1:{there} {options}" for host, there in zip(_SERVERS, servers, strict=True)}
+        return {f"    bind :{port} ": f"    bind 127.0.0.1:{ports[port]} ", **real}
+
+    changes = {
+        "/run/haproxy/admin.sock user haproxy group haproxy": str(folder / "admin.sock"),
+        "    chroot /var/lib/haproxy\n    user haproxy\n    group haproxy\n": "",
+        "log /dev/log local0": "log stdout format raw local0",
+        "maxconn 28000": "maxconn 500",  # los descriptores de quien prueba
+        **at("5000", "5000"),
+    }
+    files = [configured(folder, "haproxy.cfg", changes)]
+    if cert:
+        place = {"/etc/haproxy/mensajes.pem": cert, "    bind :5001 ": f"    bind 127.0.0.1:{ports['5001']} "}
+        files.append(configured(folder, "tls.cfg", place))
+    if passed_through:
+        files.append(configured(folder, "tls-de-paso.cfg", at("5002", "5443")))
+    return files
