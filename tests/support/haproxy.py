@@ -108,7 +108,9 @@ def _files(
 ) -> list[str]:
     def at(port: str, inside: str) -> dict[str, str]:
         """Los puertos: el de los clientes y los de los servidores, que dentro es ``inside``."""
-        real = {f"{host}:{inside}": f"127.0.0.1:{there} {options}" for host, there in zip(_SERVERS, servers, strict=True)}
+        real = {
+            f"{host}:{inside}": f"127.0.0.1:{there} {options}" for host, there in zip(_SERVERS, servers, strict=True)
+        }
         return {f"    bind :{port} ": f"    bind 127.0.0.1:{ports[port]} ", **real}
 
     changes = {
