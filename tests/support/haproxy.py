@@ -33,6 +33,17 @@ class Balancer:
         """El de los clientes sin cifrar."""
         return self.ports["5000"]
 
+    def starts(self) -> bool:
+        """Espera a que atienda; si no puede, no."""
+        wait_until(lambda: self.program.process.poll() is not None or self._answers(), "que arranque HAProxy")
+        return self.program.process.poll() is None
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self.ask("show info"))
+        except OSError:
+            return False
+
     def ask(self, command: str) -> str:
         """Lo que responde por su socket a ``command``."""
         with socket.socket(socket.AF_UNIX) as sock:
@@ -61,7 +72,10 @@ class Balancer:
         """Espera a que los tres respondan a sus preguntas."""
         for server in ("uno", "dos", "tres"):
             self.wait_for(server, "UP", backend)
-            wait_until(lambda server=server: self.stat(server, backend)["check_status"] == "L7OK", server)  # type: ignore[misc]
+            self._wait_until_checked(server, backend)
+
+    def _wait_until_checked(self, server: str, backend: str) -> None:
+        wait_until(lambda: self.stat(server, backend)["check_status"] == "L7OK", f"que {server} responda")
 
 
 def configured(folder: Path, name: str, changes: dict[str, str]) -> str:
@@ -80,27 +94,16 @@ def balancing(
 ) -> Iterator[Balancer]:
     """Un HAProxy delante de los tres servidores que hay en esos puertos de 127.0.0.1. ``cert``: con el que cifra él.
     ``passed_through``: si los que cifran son ellos. ``options``: más, para cada servidor."""
-    program = need("haproxy")
-    with tempfile.TemporaryDirectory(prefix="haproxy-") as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory(prefix="haproxy-") as name, contextlib.ExitStack() as stack:
         for attempt in range(1, _ATTEMPTS + 1):
             ports = {number: free_port() for number in ("5000", "5001", "5002")}
-            files = _files(folder, servers, ports, cert, passed_through, options)
-            with Program([program, "-db", *(part for file in files for part in ("-f", file))]) as running:
-                balancer = Balancer(running, folder, ports)
-                wait_until(lambda: running.process.poll() is not None or _listens(balancer), "que arranque HAProxy")
-                if running.process.poll() is not None and "cannot bind" in running.errors and attempt < _ATTEMPTS:
-                    continue
-                assert running.process.poll() is None, running.errors
-                yield balancer
-                return
-
-
-def _listens(balancer: Balancer) -> bool:
-    try:
-        return bool(balancer.ask("show info"))
-    except OSError:
-        return False
+            files = _files(Path(name), servers, ports, cert, passed_through, options)
+            command = [need("haproxy"), "-db", *(part for file in files for part in ("-f", file))]
+            balancer = Balancer(stack.enter_context(Program(command)), Path(name), ports)
+            if balancer.starts() or attempt == _ATTEMPTS:
+                break
+        assert balancer.starts(), balancer.program.errors
+        yield balancer
 
 
 def _files(
