@@ -294,7 +294,9 @@ def test_tls_passed_through(certificates: Certificates) -> None:
             assert accepted_by(servers, 1) == [str(sock.getsockname())]
 
 
-@pytest.mark.parametrize("options", ["send-proxy", "proxy-v2-options crc32c,unique-id", "send-proxy-v2-ssl"])
+@pytest.mark.parametrize(
+    "options", ["no-send-proxy-v2 send-proxy", "proxy-v2-options crc32c,unique-id", "send-proxy-v2-ssl"]
+)
 def test_the_other_headers_of_haproxy(options: str) -> None:
     with three() as servers, balancing([one.port for one in servers], options=options) as balancer:
         balancer.wait_for_all()
