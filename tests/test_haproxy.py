@@ -25,7 +25,7 @@ from .support.encrypted import Encrypted
 from .support.examples import ROOT, blocks
 from .support.haproxy import DEPLOY, Balancer, balancing, configured
 from .support.programs import SERVER, SILENT, Program, environment, run
-from .support.sockets import ask, connect, receive, receive_all
+from .support.sockets import ask, connect, fill, receive, receive_all
 from .support.tools import need
 from .support.waiting import PATIENCE, wait_until
 
@@ -110,6 +110,17 @@ def test_what_the_protocol_promises_is_the_same_through_the_balancer() -> None:
             assert receive(sock, 4) == b"HOLA"
             sock.sendall(b"DESCONEXION")
             assert receive_all(sock) == BYE.rstrip()
+
+
+def test_who_does_not_read_is_let_go_by_both() -> None:
+    with (
+        three("--plazo-salida", "1") as servers,
+        balancing([one.port for one in servers], patience="1s") as balancer,
+        connect(balancer.port) as sock,
+    ):
+        fill(sock)
+        wait_until(lambda: any("por entregar" in one.output for one in servers), "que lo corte el servidor")
+        wait_until(lambda: "fe=mensajes" not in balancer.ask("show sess"), "que lo suelte el balanceador")
 
 
 class Talkers:

@@ -90,14 +90,15 @@ def configured(folder: Path, name: str, changes: dict[str, str]) -> str:
 
 @contextlib.contextmanager
 def balancing(
-    servers: Sequence[int], *, cert: str = "", passed_through: bool = False, options: str = ""
+    servers: Sequence[int], *, cert: str = "", passed_through: bool = False, options: str = "", patience: str = "2m"
 ) -> Iterator[Balancer]:
     """Un HAProxy delante de los tres servidores que hay en esos puertos de 127.0.0.1. ``cert``: con el que cifra él.
-    ``passed_through``: si los que cifran son ellos. ``options``: más, para cada servidor."""
+    ``passed_through``: si los que cifran son ellos. ``options``: más, para cada servidor.
+    ``patience``: su ``tcp-ut``, el plazo de un cliente que no lee."""
     with tempfile.TemporaryDirectory(prefix="haproxy-") as name, contextlib.ExitStack() as stack:
         for attempt in range(1, _ATTEMPTS + 1):
             ports = {number: free_port() for number in ("5000", "5001", "5002")}
-            files = _files(Path(name), servers, ports, cert, passed_through, options)
+            files = _files(Path(name), servers, ports, cert, passed_through, options, patience)
             command = [need("haproxy"), "-db", *(part for file in files for part in ("-f", file))]
             balancer = Balancer(stack.enter_context(Program(command)), Path(name), ports)
             if balancer.starts() or attempt == _ATTEMPTS:
@@ -107,26 +108,34 @@ def balancing(
 
 
 def _files(
-    folder: Path, servers: Sequence[int], ports: dict[str, int], cert: str, passed_through: bool, options: str
+    folder: Path,
+    servers: Sequence[int],
+    ports: dict[str, int],
+    cert: str,
+    passed_through: bool,
+    options: str,
+    patience: str,
 ) -> list[str]:
-    def at(port: str, inside: str) -> dict[str, str]:
-        """Los puertos: el de los clientes y los de los servidores, que dentro es ``inside``."""
-        real = {
+    def bind(port: str) -> dict[str, str]:
+        return {f"    bind :{port} tcp-ut 2m": f"    bind 127.0.0.1:{ports[port]} tcp-ut {patience}"}
+
+    def real(inside: str) -> dict[str, str]:
+        """Los servidores, que en el fichero atienden en el puerto ``inside``."""
+        return {
             f"{host}:{inside}": f"127.0.0.1:{there} {options}" for host, there in zip(_SERVERS, servers, strict=True)
         }
-        return {f"    bind :{port} ": f"    bind 127.0.0.1:{ports[port]} ", **real}
 
     changes = {
         "/run/haproxy/admin.sock user haproxy group haproxy": str(folder / "admin.sock"),
         "    chroot /var/lib/haproxy\n    user haproxy\n    group haproxy\n": "",
         "log /dev/log local0": "log stdout format raw local0",
         "maxconn 28000": "maxconn 500",  # los descriptores de quien prueba
-        **at("5000", "5000"),
+        **bind("5000"),
+        **real("5000"),
     }
     files = [configured(folder, "haproxy.cfg", changes)]
     if cert:
-        place = {"/etc/haproxy/mensajes.pem": cert, "    bind :5001 ": f"    bind 127.0.0.1:{ports['5001']} "}
-        files.append(configured(folder, "tls.cfg", place))
+        files.append(configured(folder, "tls.cfg", {"/etc/haproxy/mensajes.pem": cert, **bind("5001")}))
     if passed_through:
-        files.append(configured(folder, "tls-de-paso.cfg", at("5002", "5443")))
+        files.append(configured(folder, "tls-de-paso.cfg", {**bind("5002"), **real("5443")}))
     return files
