@@ -535,9 +535,10 @@ class Introduction(asyncio.Protocol):
 
     def _reject(self, bad: BadProxyHeader) -> None:
         self._server.observer.proxy_header_bad(self.peer, bad)
-        sock = self._transport.get_extra_info("socket")
-        with contextlib.suppress(OSError):  # ya cortó, o es de Unix en un sistema que ahí no lo admite
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        if not self._transport.is_closing():  # cerrado ya, su número puede ser de otro
+            with contextlib.suppress(OSError):  # un sistema que no lo admite: con un FIN
+                sock = self._transport.get_extra_info("socket")
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
         self.cut()
 
 
