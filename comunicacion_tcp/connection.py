@@ -5,8 +5,8 @@ Aquí no se acepta ni se cuenta a nadie (``server.py``, ``admission.py``), no se
 
 Una conexión va de *conversando* a *despidiéndose* (enviado lo debido y nuestro FIN, se lee y se tira lo que llegue) y
 a *cerrada*. Se pasa por el medio siempre: cerrar un socket con entrada sin leer hace que el núcleo mande RST y tire la
-respuesta que iba de camino. Cifrada, antes hay un saludo (``Handshake``); y detrás de un
-balanceador, antes de todo, a quién trae (``Introduction``).
+respuesta que iba de camino. Cifrada, antes hay un saludo (``Handshake``); y detrás de un balanceador, antes de todo, lo
+que él dice de a quién trae (``Introduction``).
 """
 
 from __future__ import annotations

@@ -262,11 +262,12 @@ class Server:
 
     def _serve(self, sock: socket.socket, peer: Peer) -> None:
         introduced = self._trusted is not None and peer in self._trusted
-        refusal: Refusal | None
-        if self._trusted is None:
-            refusal = self._connections.why_not(peer)
+        if introduced:
+            refusal = self._connections.full()  # si cabe desde su dirección, cuando diga cuál es
+        elif self._trusted is not None:
+            refusal = OnlyThroughBalancer()
         else:
-            refusal = self._connections.full() if introduced else OnlyThroughBalancer()
+            refusal = self._connections.why_not(peer)
         if refusal and self._connections.overwhelmed:
             self.observer.refused(peer, refusal)
             _turn_away(sock, self._last_words(refusal))
