@@ -157,6 +157,7 @@ async def _serve(
         tls=tls,
         threads=options.hilos,
         sockets=post.sockets if post else systemd.sockets or None,
+        proxy_from=options.proxy_de,
     )
     end = _End(server, leave_queue=post.lent if post else bool(systemd.sockets))
     if post:
