@@ -583,6 +583,9 @@ class Server:
         self._connections: dict[Connection | _Handshake, Refusal | None] = {}
         self._from: dict[object, int] = {}  # conversaciones desde cada dirección, si se limitan
         self._capacity = limits.max_connections
+        self.new_connection: Callable[[Server, Peer], Connection]
+        """Con quién conversa cada cliente nuevo (``measuring.py`` pone otros)."""
+        self.new_connection = _ImpatientConnection if limits.idle_timeout else Connection
         self._most_refused = 0  # rechazados a la vez a los que se espera; a los demás se les cierra en el acto
         self.conversations = 0
         """Cuántas conversaciones siguen abiertas (las rechazadas que aún se están cerrando no lo son)."""
@@ -742,7 +745,7 @@ class Server:
             self.observer.refused(peer, refusal)
             _turn_away(sock, b"" if self._tls else f"{ERROR_START}{refusal}\n".encode())
             return
-        connection = _Handshake(self, peer) if self._tls else self._new_connection(peer)
+        connection = _Handshake(self, peer) if self._tls else self.new_connection(self, peer)
         self._all_gone.clear()
         self._connections[connection] = refusal
         if not refusal:
@@ -773,9 +776,6 @@ class Server:
         if most and self._from.get(_network(peer), 0) >= most:
             return AddressFull()
         return None
-
-    def _new_connection(self, peer: Peer) -> Connection:
-        return _ImpatientConnection(self, peer) if self.limits.idle_timeout else Connection(self, peer)
 
     def _encrypt(self, tls: ServerTLS, handshake: _Handshake) -> TLSTransport:
         try:
@@ -810,7 +810,7 @@ class Server:
 
     def _introduce(self, handshake: _Handshake) -> Connection:
         """El saludo acabó bien: la conversación ocupa su sitio."""
-        connection = self._new_connection(handshake.peer)
+        connection = self.new_connection(self, handshake.peer)
         self._connections[connection] = self._connections.pop(handshake)
         return connection
 

@@ -11,7 +11,7 @@ from functools import partial
 from logging import ERROR, INFO, WARNING
 from typing import Any
 
-from ..addresses import Peer
+from ..addresses import Peer, format_address
 from ..errors import BadMessage, BadService, BadTLSFile, Refusal, ServiceFailed, TLSFailed
 from ..server import Observer
 from .log import Log
@@ -39,6 +39,11 @@ class Reporter(Observer):
     def listening(self, line: str, addresses: list[Peer]) -> None:
         """Empieza a escuchar."""
         self._tell(INFO, "listening", line, {"addresses": addresses})
+
+    def measuring(self, addresses: list[Peer]) -> None:
+        """Da las métricas en ``addresses``."""
+        where = " y ".join(f"http://{format_address(*address)}/metrics" for address in addresses)
+        self._tell(INFO, "measuring", f"Métricas en {where}", {"addresses": addresses})
 
     def not_encrypted(self) -> None:
         """Escucha fuera de esta máquina, sin TLS."""
