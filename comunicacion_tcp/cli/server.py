@@ -28,9 +28,10 @@ from ..server import THREADS, Server
 from ..services import Service, uppercase
 from ..tls import ServerTLS
 from .log import FORMATS, LEVELS, Log, lines_lost, logging_to
+from .metrics import CannotMeasure, Metrics
 from .output import Output, sink_of
-from .parser import SpanishParser, host_name, one_of, port_number, whole_number
-from .reloading import keep_fresh
+from .parser import SpanishParser, host_and_port, host_name, one_of, port_number, whole_number
+from .reloading import Told, keep_fresh
 from .report import Reporter
 from .sentences import bad_service, bad_tls_file, listening_failed
 from .settings import SERVER_LIMITS, add_limits, chosen_limits
@@ -114,6 +115,13 @@ def _parser(prog: str | None) -> SpanishParser:
         metavar="NIVEL",
         help="lo menos grave que se cuenta: info, aviso o error (%(default)s)",
     )
+    parser.add_argument(
+        "--metricas",
+        type=host_and_port,
+        metavar="HOST:PUERTO",
+        help="dónde da por HTTP las métricas para Prometheus (/metrics), y si está vivo (/salud) y listo (/lista); ni "
+        "cifra ni pide contraseña; necesita el extra «metricas»",
+    )
     parser.add_files(
         {
             "--tls-cert": "certificado con que cifrar; se lee otra vez si cambia",
@@ -192,6 +200,13 @@ async def _serve(
         tls=tls,
         threads=options.hilos,
     )
+    metrics: Metrics | None = None
+    if options.metricas:
+        try:
+            metrics = Metrics(options.metricas, server, tls)
+        except CannotMeasure as error:
+            complain(str(error))
+            return FAILED
     stop = asyncio.Event()
 
     hurry = False
@@ -209,6 +224,8 @@ async def _serve(
         await server.start()
     except NetworkError as error:
         complain(listening_failed(error))
+        if metrics:
+            metrics.close()
         return FAILED
     where = ""
     if (options.host, options.puerto) != (_HOST, _PORT):
@@ -216,7 +233,11 @@ async def _serve(
     reporter.listening(f"Servidor escuchando{where}...", server.addresses)
     if not tls and not all(map(_is_local, server.addresses)):
         reporter.not_encrypted()
-    reloading = loop.create_task(keep_fresh(imports, server, reporter)) if imports else None
+    if metrics:
+        metrics.serving()
+        reporter.measuring(metrics.addresses)
+    told: list[Told] = [reporter, metrics.meter] if metrics else [reporter]
+    reloading = loop.create_task(keep_fresh(imports, server, told)) if imports else None
     await stop.wait()
     if reloading:
         reloading.cancel()
@@ -224,9 +245,13 @@ async def _serve(
     if is_terminal(sys.stdout):
         output.write("")  # detrás de «^C»
     reporter.stopping(server.conversations)
+    if metrics:
+        metrics.stopping()
     draining = True
     cut = await server.drain(0 if hurry else None)
     _ignore_signals()
+    if metrics:
+        metrics.close()
     reporter.stopped(cut)
     code = FAILED if cut else OK
     _end_anyway(output, code)
