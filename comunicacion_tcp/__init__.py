@@ -8,7 +8,10 @@ El mapa de la casa; los imports van solo hacia abajo (lo vigila ``tests/test_arc
     fresh_imports importar otra vez un servicio cuyo fuente cambió
     watch         PURO: saber si unos ficheros han cambiado
     loading       de "modulo:funcion" a un servicio
-    server        el transporte: asyncio alrededor del protocolo; entregar, cerrar
+    server        Server: de escuchar a detenerse
+    connection    la vida de una conexión: asyncio alrededor del protocolo; entregar, cerrar
+    admission     PURO: quién está dentro, quién cabe y por qué no
+    observer      Observer: a quién cuenta el servidor lo que le pasa
     tls_transport TLS entre un transporte de asyncio y una conexión
     listener      los sockets a la escucha: abrirlos y aceptar de ellos
     workers       dónde se ejecuta un servicio que espera: hilos o tareas
@@ -72,7 +75,7 @@ if TYPE_CHECKING:
     from .errors import UnknownHost as UnknownHost
     from .limits import Limits as Limits
     from .loading import load_service as load_service
-    from .server import Observer as Observer
+    from .observer import Observer as Observer
     from .server import Server as Server
     from .services import Service as Service
     from .tls import client_context as client_context
@@ -98,7 +101,7 @@ _HOMES = {
     "MessageError": "errors",
     "NetworkError": "errors",
     "NotUTF8": "errors",
-    "Observer": "server",
+    "Observer": "observer",
     "Peer": "addresses",
     "PortNotAllowed": "errors",
     "Refusal": "errors",

@@ -1,6 +1,6 @@
 """Los descriptores de fichero del proceso: cuántos quedan y cómo pedir más. Cada conexión es uno.
 
-Aquí no se decide cuántas conexiones se admiten (``server.py``) ni se le cuenta a nadie (``cli/server.py``).
+Aquí no se decide cuántas conexiones se admiten (``admission.py``) ni se le cuenta a nadie (``cli/server.py``).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Todos los límites y plazos, una sola vez, cada número con su razón.
 
-Aquí no se aplica ninguno: los aplican ``protocol.py`` (tamaños), ``server.py`` y ``client.py`` (plazos).
+Aquí no se aplica ninguno: los aplican ``protocol.py`` (tamaños), ``connection.py`` y ``client.py`` (plazos).
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ with contextlib.suppress(ImportError):  # Windows, donde Python no tiene sockets
 # Por vuelta del bucle: lo bastante para que una oleada no cueste una vuelta por cliente (make bench, conectar y
 # despedirse: de una en una, el doble de procesador), y lo bastante poco para no hacer esperar a los que ya hablan.
 _ACCEPTS_PER_TURN = 64
+_SHARED_ACCEPTS = 4  # si se comparte con otros procesos: que no se quede uno con toda una oleada
 _PORT_ATTEMPTS = 8  # veces que se busca un puerto libre en todas las direcciones a la vez: dos suelen bastar
 _BIND_ERRORS: dict[int, type[NetworkError]] = {
     errno.EADDRINUSE: AddressInUse,
@@ -47,7 +48,8 @@ class Listener:
     """Acepta de un socket a la escucha, por tandas, en el bucle de asyncio en marcha.
 
     ``take``: recibe cada socket aceptado y quién es. ``trouble``: recibe el error cuando no se puede aceptar; no se
-    vuelve a intentar hasta ``pause`` segundos después.
+    vuelve a intentar hasta ``pause`` segundos después. ``shared``: si lo abrió otro, y otros procesos pueden aceptar de
+    él: su fichero, si es de Unix, no es nuestro.
 
     No es el ``create_server`` de asyncio porque ese, sin descriptores, aplaza un reintento por cada intento fallido
     de la tanda, y se multiplican (medido: 17 000 por segundo al cabo de 30 s, en Python 3.12).
@@ -59,26 +61,28 @@ class Listener:
         take: Callable[[socket.socket, Peer], None],
         trouble: Callable[[OSError], None],
         pause: float,
+        *,
+        shared: bool = False,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._sock = sock
         self._take = take
         self._trouble = trouble
         self._pause = pause
-        self._file = _file_of(self.address)
+        self._file = None if shared else file_of(self.address)
+        self._accepts = _SHARED_ACCEPTS if shared else _ACCEPTS_PER_TURN
         self._asking: asyncio.Task[None] | None = None
         self._retry: asyncio.TimerHandle | None = None
 
     @property
     def address(self) -> Peer:
         """``(ip, puerto)``, o ``("unix:/ruta", 0)``."""
-        name = self._sock.getsockname()
-        return (unix_host(name), 0) if isinstance(name, str) else name[:2]
+        return address_of(self._sock)
 
     def start(self) -> None:
         """Empieza a aceptar."""
         try:
-            self._loop.add_reader(self._sock, self._accept, _ACCEPTS_PER_TURN)
+            self._loop.add_reader(self._sock, self._accept, self._accepts)
         except NotImplementedError:  # el bucle de Windows no avisa de que hay alguien: se le pide de uno en uno
             self._asking = self._loop.create_task(self._ask())
 
@@ -87,7 +91,8 @@ class Listener:
         self._stop()
         self._accept(queued)
         self._stop()  # si no pudo, quedó en intentarlo más tarde
-        self._remove_file()
+        if self._file:
+            remove_file(self.address, self._file)
         self._sock.close()
 
     def _accept(self, most: int) -> None:
@@ -126,13 +131,6 @@ class Listener:
         if hasattr(socket, "SO_PEERCRED"):
             process, _, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         return host, process
-
-    def _remove_file(self) -> None:
-        path = unix_path(self.address[0])
-        # Solo si sigue siendo el nuestro: otro servidor pudo poner ahí el suyo después.
-        if path and self._file and self._file == _file_of(self.address):
-            with contextlib.suppress(OSError):
-                os.unlink(path)
 
     def _rest(self, error: OSError) -> None:
         # Intentarlo cada vez que el sistema avisa de que hay alguien ocuparía un procesador entero.
@@ -226,7 +224,13 @@ def _is_abandoned(path: str) -> bool:
         return False
 
 
-def _file_of(address: Peer) -> tuple[int, int] | None:
+def address_of(sock: socket.socket) -> Peer:
+    """Dónde escucha ``sock``: ``(ip, puerto)``, o ``("unix:/ruta", 0)``."""
+    name = sock.getsockname()
+    return name[:2] if isinstance(name, tuple) else (unix_host(os.fsdecode(name)), 0)
+
+
+def file_of(address: Peer) -> tuple[int, int] | None:
     """Qué fichero hay en la ruta de un socket de Unix, si lo es y lo hay: su dispositivo y su número."""
     path = unix_path(address[0])
     try:
@@ -234,6 +238,36 @@ def _file_of(address: Peer) -> tuple[int, int] | None:
     except OSError:
         return None
     return (found.st_dev, found.st_ino) if found else None
+
+
+def remove_file(address: Peer, file: tuple[int, int] | None) -> None:
+    """Borra el socket de Unix de ``address`` si sigue siendo ``file``: otro servidor pudo poner ahí el suyo después."""
+    path = unix_path(address[0])
+    if path and file and file == file_of(address):
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+
+
+def adopt_sockets(sockets: Iterable[socket.socket], keepalive: float = 0) -> list[socket.socket]:
+    """Los de ``open_sockets``, cuando los abrió otro: quedan sin bloqueo y con el mismo ``keepalive``.
+
+    Error: ``ValueError`` si alguno no escucha, o ya se cerró.
+    """
+    adopted = list(sockets)
+    for sock in adopted:
+        if not _listens(sock):
+            raise ValueError("uno de los sockets no es de los que escuchan (TCP o Unix, tras listen())")
+        sock.setblocking(False)
+        if keepalive and sock.family != getattr(socket, "AF_UNIX", None):
+            _keep_alive(sock, keepalive)
+    return adopted
+
+
+def _listens(sock: socket.socket) -> bool:
+    try:
+        return sock.type == socket.SOCK_STREAM and bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    except OSError:
+        return False
 
 
 def _keep_alive(sock: socket.socket, seconds: float) -> None:

@@ -15,6 +15,7 @@ from typing import Any, cast
 from . import board
 from .addresses import Peer
 from .board import Row
+from .connection import Connection, ImpatientConnection, Owner
 from .errors import (
     AddressFull,
     BadMessage,
@@ -28,8 +29,9 @@ from .errors import (
     TooSlow,
 )
 from .limits import Limits
+from .observer import Observer
 from .protocol import ERROR_START, ServerProtocol
-from .server import Connection, Observer, Server, _ImpatientConnection
+from .server import Server
 from .services import Service
 from .tls import ServerTLS
 
@@ -129,7 +131,7 @@ class MeasuredConnection(Connection):
 
     __slots__ = ()
 
-    def __init__(self, row: Row, clock: Clock, server: Server, peer: Peer) -> None:
+    def __init__(self, row: Row, clock: Clock, server: Owner, peer: Peer) -> None:
         super().__init__(server, peer)
         self._conversation = MeasuredProtocol(
             row,
@@ -137,7 +139,7 @@ class MeasuredConnection(Connection):
             server.service,
             server.limits,
             lines_only=server.lines_only,
-            deferred=server._workers is not None,
+            deferred=server._deferred,
         )
 
     def dismiss(self, why: str) -> None:
@@ -145,7 +147,7 @@ class MeasuredConnection(Connection):
         super().dismiss(why)
 
 
-class MeasuredImpatientConnection(MeasuredConnection, _ImpatientConnection):
+class MeasuredImpatientConnection(MeasuredConnection, ImpatientConnection):
     """Lo mismo, la que se cierra si el cliente calla."""
 
     __slots__ = ()

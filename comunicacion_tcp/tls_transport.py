@@ -1,7 +1,7 @@
 """TLS entre un transporte de asyncio y una conexión: la conexión ve un transporte corriente, y por el cable va cifrado.
 
-Aquí no se cifra (``tls.py``), no hay plazos ni sitio que contar (``server.py``): bytes que suben y bytes que bajan, y
-cómo acaba cada lado.
+Aquí no se cifra (``tls.py``), no hay plazos ni sitio que contar (``connection.py``): bytes que suben y bytes que bajan,
+y cómo acaba cada lado.
 """
 
 from __future__ import annotations

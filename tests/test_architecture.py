@@ -18,7 +18,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ORDER = [
     *("addresses", "errors", "records", "backoff", "limits", "services", "protocol", "tls"),
     *("conversation", "client", "relay", "aio"),
-    *("deadlines", "descriptors", "loops", "listener", "tls_transport", "workers", "server"),
+    *("deadlines", "descriptors", "loops", "listener", "tls_transport", "workers"),
+    *("observer", "admission", "connection", "server"),
     *("pytest_plugin", "loading", "watch", "fresh_imports", "cli", "__main__"),
 ]
 # Son transportes: ninguno conoce a los clientes, que también lo son, ni los dos clientes el uno al otro.
@@ -26,7 +27,7 @@ CLIENTS = ("client", "relay", "aio")
 SIDE_BY_SIDE = {
     *(
         (room, client)
-        for room in ("server", "listener", "tls_transport", "loading", "fresh_imports")
+        for room in ("server", "connection", "listener", "tls_transport", "loading", "fresh_imports")
         for client in CLIENTS
     ),
     *(("aio", "client"), ("aio", "relay")),

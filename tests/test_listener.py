@@ -341,7 +341,7 @@ def test_one_that_left_before_entering_does_not_stop_the_next(monkeypatch: pytes
     run_loop(run())
 
 
-@pytest.mark.parametrize(("queued", "taken"), [(100, 5), (2, 2)])
+@pytest.mark.parametrize(("queued", "taken"), [(100, 5), (2, 2), (0, 0)])  # 0: son de quien comparte el socket
 def test_closing_takes_whoever_was_already_waiting(queued: int, taken: int) -> None:
     async def run() -> None:
         door = Door()

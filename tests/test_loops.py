@@ -164,7 +164,7 @@ try:
     with socket.socket() as sock, server:
         sock.connect(server.addresses[0])
         sock.setblocking(False)
-        while not server._unread._running:
+        while not server._clocks.unread._running:
             with contextlib.suppress(BlockingIOError):
                 sock.send(b"x" * 65535 + b"\\n")
         print("lleno", flush=True)

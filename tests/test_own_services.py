@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from comunicacion_tcp.client import Client
+from comunicacion_tcp.connection import Connection, _Question
 from comunicacion_tcp.errors import ServiceFailed, ServiceTimedOut
 from comunicacion_tcp.limits import Limits
-from comunicacion_tcp.server import Connection, Server, _Question
+from comunicacion_tcp.server import Server
 from comunicacion_tcp.services import Service, uppercase
 
 from .support.certificates import Certificates
@@ -161,7 +162,7 @@ def test_a_client_that_leaves_withdraws_its_question() -> None:
     with served(service) as running:
         sock = connect(running.port)
         sock.sendall(b"hola\n")
-        wait_until(lambda: running.server._answering._running, "que pregunte")
+        wait_until(lambda: running.server._clocks.answering._running, "que pregunte")
         reset(sock)
         assert cancelled.wait(30)
 
@@ -208,7 +209,7 @@ def test_waiting_for_the_service_is_not_being_idle() -> None:
     with served(slow, limits=Limits(idle_timeout=0.1)) as running, connect(running.port) as sock:
         sock.sendall(b"espera\n")
         wait_until(lambda: slow.waiting == 1, "que espere")
-        assert not running.server._idle._running
+        assert not running.server._clocks.idle._running
         deadline = time.monotonic() + 0.3
         wait_until(lambda: time.monotonic() > deadline, "tres plazos")
         slow.open()

@@ -15,7 +15,9 @@ from types import SimpleNamespace
 import pytest
 
 from comunicacion_tcp.limits import Limits
-from comunicacion_tcp.server import Observer, Server, _network
+from comunicacion_tcp.listener import open_sockets
+from comunicacion_tcp.observer import Observer
+from comunicacion_tcp.server import Server
 
 from .support.fakes import FakeTransport, fake_connection
 from .support.loops import run_loop
@@ -181,17 +183,7 @@ def test_too_many_from_one_address_are_refused_and_the_others_are_served() -> No
             again.sendall(b"ahora\n")
             assert receive(again, 6) == b"AHORA\n"
         wait_until(lambda: running.server.conversations == 1)
-        assert len(running.server._from) == 1  # quien se fue no queda en la tabla
-
-
-def test_the_addresses_of_one_ipv6_network_count_together() -> None:
-    server = Server(limits=Limits(max_per_address=1))
-    same = {_network((host, 1)) for host in ("2001:db8::1", "2001:db8::2", "2001:db8:0:0:ffff::")}
-    assert len(same) == 1
-    assert _network(("2001:db8:0:1::1", 1)) not in same
-    assert _network(("fe80::1%eth0", 1)) == _network(("fe80::2", 1))
-    assert _network(("192.0.2.1", 1)) != _network(("192.0.2.2", 1))
-    assert server._why_not(("unix:/tmp/s", 1)) is None
+        assert len(running.server._connections._from) == 1  # quien se fue no queda en la tabla
 
 
 def test_with_few_descriptors_it_admits_fewer_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -414,7 +406,7 @@ def test_nobody_keeps_the_place_of_one_that_could_not_begin(monkeypatch: pytest.
                     pass
             gc.collect()
             await asyncio.sleep(0)
-            return server.conversations + len(server._from)
+            return server.conversations + len(server._connections._from)
 
     assert run_loop(start()) == 0
     assert [type(failure) for failure in failures] == [MemoryError]
@@ -759,3 +751,52 @@ def test_everyone_in_a_full_queue_is_answered_before_stopping() -> None:
         return replies
 
     assert run_loop(converse()) == [b"HOLA\n"] * 5
+
+
+# -- varios servidores en los mismos sockets ----------------------------------------------------------------
+
+
+def test_two_servers_share_a_socket_and_one_retires_without_losing_anybody() -> None:
+    (shared,) = open_sockets("127.0.0.1", 0, 100)
+    with (
+        served(sockets=[shared.dup()]) as old,
+        connect(old.port) as talking,
+        served(sockets=[shared]) as new,
+    ):
+        wait_until(lambda: old.server.conversations == 1)
+        retired = old.retire()
+        wait_until(lambda: not old.server.addresses, "que deje de escuchar")
+        with connect(new.port) as sock:
+            sock.sendall(b"hola\n")
+            assert receive(sock, 5) == b"HOLA\n"
+        assert new.server.conversations + len(new.events.gone) == 1
+        talking.sendall(b"sigo\n")
+        assert receive(talking, 5) == b"SIGO\n"
+        assert not retired.done()
+        talking.close()
+        retired.result(PATIENCE)
+
+
+def test_retiring_has_an_end_for_whoever_never_leaves() -> None:
+    with served(sockets=open_sockets("127.0.0.1", 0, 100)) as running, connect(running.port) as sock:
+        sock.sendall(b"hola\n")
+        assert receive(sock, 5) == b"HOLA\n"
+        running.retire(0.01).result(PATIENCE)
+        assert running.server.conversations == 1
+        running.drain()
+        assert receive_all(sock) == b""
+
+
+def test_a_shared_unix_socket_is_not_ours_to_delete(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    (shared,) = open_sockets(f"unix:{path}", 0, 100)
+    with served(sockets=[shared]) as running:
+        assert running.server.addresses == [(f"unix:{path}", 0)]
+    assert path.exists()
+
+
+def test_a_socket_that_does_not_listen_is_refused() -> None:
+    with socket.socket() as sock, pytest.raises(ValueError, match="no es de los que escuchan"):
+        run_loop(Server(sockets=[sock]).start())
+    with pytest.raises(ValueError, match="no es de los que escuchan"):
+        run_loop(Server(sockets=[sock]).start())  # cerrado: una segunda vez

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..addresses import Peer, format_address
 from ..errors import BadMessage, BadService, BadTLSFile, Refusal, ServiceFailed, TLSFailed
-from ..server import Observer
+from ..observer import Observer
 from .log import Log
 from .sentences import bad_service, bad_tls_file, handshake_failed, named, reason
 from .traces import trace

@@ -12,7 +12,7 @@ import pytest
 from comunicacion_tcp.cli.log import LineHandler, Log, PlainFormatter
 from comunicacion_tcp.cli.report import Ration, Reporter
 from comunicacion_tcp.errors import BadService, BadTLSFile, ServerFull, ServiceFailed, TLSFailed, TooLong
-from comunicacion_tcp.server import Observer
+from comunicacion_tcp.observer import Observer
 
 from ..support.fakes import FakeLoop
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from comunicacion_tcp.connection import Connection, ImpatientConnection
 from comunicacion_tcp.limits import Limits
-from comunicacion_tcp.server import Connection, Server, _ImpatientConnection
+from comunicacion_tcp.server import Server
 
 from .serving import Recorder
 
@@ -135,7 +136,7 @@ def fake_connection(
     server = Server(limits=limits or Limits(), observer=recorder)
     loop: Any = FakeLoop()
     server._use_loop(loop)
-    kind = _ImpatientConnection if server.limits.idle_timeout else Connection
+    kind = ImpatientConnection if server.limits.idle_timeout else Connection
     connection = kind(server, ("192.0.2.7", 4000))
     wire: Any = transport or FakeTransport()
     connection.connection_made(wire)

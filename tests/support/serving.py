@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 
+from comunicacion_tcp.addresses import Peer
 from comunicacion_tcp.errors import BadMessage, BadTLSFile, Refusal, TLSFailed
 from comunicacion_tcp.limits import DEFAULT_LIMITS, Limits
-from comunicacion_tcp.server import Observer, Peer, Server
+from comunicacion_tcp.observer import Observer
+from comunicacion_tcp.server import Server
 from comunicacion_tcp.services import Function, Service, uppercase
 from comunicacion_tcp.tls import ServerTLS
 
@@ -96,6 +100,10 @@ class Served:
         """``Server.drain`` desde fuera de su hilo."""
         return asyncio.run_coroutine_threadsafe(self.server.drain(), self._loop).result(PATIENCE)
 
+    def retire(self, patience: float | None = None) -> Future[None]:
+        """Empieza ``Server.retire`` en el hilo del servidor."""
+        return asyncio.run_coroutine_threadsafe(self.server.retire(patience), self._loop)
+
     def stop(self) -> None:
         """Detiene el servidor y su hilo."""
         self.drain()
@@ -113,10 +121,12 @@ def served(
     threads: int = 32,
     limits: Limits = DEFAULT_LIMITS,
     tls: ServerTLS | None = None,
+    sockets: Sequence[socket.socket] | None = None,
 ) -> Iterator[Served]:
     """Un servidor en marcha; al salir lo detiene y comprueba que no dejó nada ni se quejó asyncio."""
     recorder = Recorder()
-    running = Served(Server(service, host, port, threads=threads, limits=limits, observer=recorder, tls=tls), recorder)
+    server = Server(service, host, port, threads=threads, limits=limits, observer=recorder, tls=tls, sockets=sockets)
+    running = Served(server, recorder)
     running.start()
     try:
         yield running
@@ -127,4 +137,4 @@ def served(
     # Cada conversación que empezó acabó, y una sola vez; nadie se quedó con su sitio.
     assert sorted(running.events.gone) == sorted(peer for name, peer, _ in running.events.events if name == "accepted")
     assert not running.server._connections
-    assert not running.server._from
+    assert not running.server._connections._from

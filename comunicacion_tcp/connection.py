@@ -1,0 +1,523 @@
+"""La vida de una conexión: pasa bytes entre su socket y su ``ServerProtocol``, y sabe cerrar.
+
+Aquí no se acepta ni se cuenta a nadie (``server.py``, ``admission.py``), no se decide qué es un mensaje
+(``protocol.py``) ni qué se le dice a una persona: eso lo hace el ``Observer`` que se dé (``cli/report.py``).
+
+Una conexión va de *conversando* a *despidiéndose* (enviado lo debido y nuestro FIN, se lee y se tira lo que llegue) y
+a *cerrada*. Se pasa por el medio siempre: cerrar un socket con entrada sin leer hace que el núcleo mande RST y tire la
+respuesta que iba de camino. Cifrada, antes de todo hay un saludo (``Handshake``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import TracebackType
+from typing import Protocol, cast
+
+from .addresses import Peer, format_address
+from .admission import Admission
+from .deadlines import Deadlines
+from .errors import ServiceTimedOut
+from .limits import Limits
+from .observer import Observer
+from .protocol import ERROR_START, ServerProtocol
+from .services import Service
+from .tls import tls_error
+from .tls_transport import TLSTransport
+from .workers import Job, Outcome, raising
+
+_READ_SIZE = 64 * 1024  # bytes por lectura: lo que un socket suele tener listo; la mitad del umbral de glibc
+
+
+class Owner(Protocol):
+    """Lo que una conexión usa de su servidor. Lo que empieza por ``_`` es solo para ellas."""
+
+    service: Service
+    limits: Limits
+    lines_only: bool | None
+    observer: Observer
+    stopping: bool
+    _loop: asyncio.AbstractEventLoop
+    _clocks: Clocks
+    _connections: Admission[Connection | Handshake]
+
+    @property
+    def _deferred(self) -> bool:
+        """Si al servicio se le pregunta, porque puede esperar."""
+
+    def _ask(self, message: str, answered: Callable[[Outcome], object]) -> Job:
+        """Pregunta al servicio."""
+
+    def _introduce(self, handshake: Handshake) -> Connection:
+        """El saludo acabó bien: la conversación ocupa su sitio."""
+
+    def _count_cut(self) -> None:
+        """Una conversación se cortó con algo por entregar."""
+
+    def _forget(self, connection: Connection | Handshake) -> None:
+        """Una conexión se cerró."""
+
+
+class Clocks:
+    """Los plazos de todas las conexiones de un servidor."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, limits: Limits) -> None:
+        self.unfinished: Deadlines[Connection] = Deadlines(
+            loop, limits.message_timeout, lambda connection, _: connection.message_late()
+        )
+        """Con un mensaje a medias."""
+        self.unread: Deadlines[Connection] = Deadlines(
+            loop, limits.output_timeout, lambda connection, owed: connection.output_late(owed)
+        )
+        """Con respuestas sin leer."""
+        self.idle: Deadlines[ImpatientConnection] = Deadlines(
+            loop, limits.idle_timeout, lambda connection, _: connection.idle()
+        )
+        """Calladas; solo se miran si hay plazo."""
+        self.greeting: Deadlines[Handshake] = Deadlines(
+            loop, limits.handshake_timeout, lambda handshake, _: handshake.late()
+        )
+        """En el saludo de TLS."""
+        self.answering: Deadlines[Connection] = Deadlines(
+            loop, limits.service_timeout, lambda connection, _: connection.service_late()
+        )
+        """Esperando al servicio."""
+
+    def close(self) -> None:
+        """Ya no vencerá ninguno."""
+        for clock in (self.unfinished, self.unread, self.idle, self.greeting, self.answering):
+            clock.close()
+
+
+class Connection(asyncio.Protocol):
+    """Una conexión: el puente entre un transporte de asyncio y un ``ServerProtocol``."""
+
+    # Cada campo son 8 bytes en cada conexión callada: lo que solo hace falta al despedirse va aparte, en _Farewell.
+    __slots__ = (
+        "_conversation",
+        "_farewell",
+        "_peer",
+        "_question",
+        "_server",
+        "_timer",
+        "_transport",
+    )
+
+    _transport: asyncio.Transport  # desde connection_made
+
+    def __init__(self, server: Owner, peer: Peer) -> None:
+        self._server = server
+        self._conversation = ServerProtocol(
+            server.service, server.limits, lines_only=server.lines_only, deferred=server._deferred
+        )
+        self._peer = peer
+        self._timer: asyncio.TimerHandle | None = None  # el del silencio o, despidiéndose, el del cierre
+        self._farewell: _Farewell | None = None  # despidiéndose
+        self._question: _Question | None = None  # la que está sin responder
+
+    @property
+    def peer(self) -> Peer:
+        """Quién es."""
+        return self._peer
+
+    @property
+    def introduced(self) -> bool:
+        """Si llegó a empezar."""
+        return hasattr(self, "_transport")
+
+    # -- lo que avisa asyncio -------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        # A quien no lee lo que se le responde no se le lee más: ya tiene lleno el búfer del sistema (megabytes), y
+        # desde Python 3.12 cada escritura que asyncio guarda le cuesta recorrer todas las guardadas antes.
+        self._transport.set_write_buffer_limits(high=0)
+        # asyncio lee de 256 KiB en 256 KiB: más de lo que glibc reparte sin ir al núcleo (128 KiB), y cada lectura
+        # costaba mmap, mremap y munmap (make bench, 16 encadenados: 1,8 us por mensaje; así, 0,7). Con menos, además,
+        # nadie ocupa el bucle tanto rato de una vez.
+        if hasattr(transport, "max_size"):
+            transport.max_size = _READ_SIZE
+        if self._conversation.ended:  # cortada antes de empezar
+            self._transport.abort()
+        elif refusal := self._server._connections.refusal(self):
+            self._server.observer.refused(self._peer, refusal)
+            self.dismiss(str(refusal))
+        else:
+            self._server.observer.accepted(self._peer)
+
+    def data_received(self, data: bytes) -> None:
+        if self._farewell:
+            self._farewell.heard = True  # se lee solo para tirarlo
+            return
+        conversation = self._conversation
+        unsettled = conversation.unsettled
+        reply = conversation.receive_data(data)
+        if reply:
+            self._transport.write(reply)
+        if unsettled or conversation.unsettled:
+            self._look_after(reply)
+
+    def eof_received(self) -> bool:
+        if self._conversation.ended:
+            self._transport.close()
+        else:
+            self._answer(self._conversation.receive_eof())
+        return True  # es decir: no lo hagas tú, asyncio
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_clocks()
+        if exc and not self._conversation.ended:
+            self._server.observer.lost(self._peer, exc)
+        self._conversation.ended = True
+        self._server._forget(self)
+
+    def pause_writing(self) -> None:
+        # No lee lo que se le responde: no se le acepta más que responder. Y si no se le lee, no se le mete prisa.
+        if not self._conversation.ended:
+            self._pause_reading()
+            self._server._clocks.unread.start(self, self._transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        if not self._conversation.ended:
+            self._server._clocks.unread.stop(self)
+            self._go_on()
+
+    # -- lo que pide el servidor ----------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Se detiene el servidor: lo leído se responde; se entrega y se cierra."""
+        if self._conversation.ended or self._conversation.busy:
+            return  # ocupada: lo hará al acabar
+        reply = self._conversation.receive_silence()
+        self._conversation.ended = not self._conversation.busy  # lo retenido puede ser una pregunta
+        self._answer(reply)
+
+    def cut(self) -> None:
+        """Se corta ya, con lo que quede sin entregar."""
+        self._stop_clocks()
+        owed = self._conversation.busy or (self.introduced and self._transport.get_write_buffer_size())
+        if owed:
+            self._server._count_cut()
+            self._server.observer.undelivered(self._peer)
+        self._conversation.ended = True
+        # Desde ya, y no cuando asyncio lo confirme: cortada dos veces se contaría dos.
+        self._server._forget(self)
+        if self.introduced:  # si no ha empezado, ya no lo hará
+            self._transport.abort()
+
+    def dismiss(self, why: str) -> None:
+        """Se le dice por qué no se la atiende, o no más, y se cierra."""
+        self._conversation.ended = True
+        self._transport.write(f"{ERROR_START}{why}\n".encode())
+        self._finish()
+
+    def message_late(self) -> None:
+        """El mensaje a medias no ha llegado a tiempo."""
+        reply = self._conversation.receive_deadline()
+        if reply:
+            self._answer(reply)
+
+    def output_late(self, owed: object) -> None:
+        """No ha leído a tiempo todo lo que se le debe. ``owed``: los bytes que eran."""
+        left = self._transport.get_write_buffer_size()
+        if left == owed:
+            self.cut()
+        else:  # lee despacio, pero lee
+            self._server._clocks.unread.start(self, left)
+
+    def change_service(self, service: Service, *, deferred: bool) -> None:
+        """Desde el mensaje siguiente responde ``service``."""
+        self._conversation.change_service(service, deferred=deferred)
+
+    def answered(self, outcome: Outcome) -> None:
+        """Hay respuesta a la pregunta."""
+        self._question = None
+        self._server._clocks.answering.stop(self)
+        if self._conversation.ended:
+            return
+        reply = self._conversation.receive_answer(outcome)
+        if reply:
+            self._transport.write(reply)
+        if self._conversation.ended or self._transport.get_write_buffer_size():
+            self._look_after(reply)  # lo que falte, cuando lea lo que ya tiene
+        else:
+            self._go_on()
+
+    def service_late(self) -> None:
+        """El servicio no ha respondido a tiempo."""
+        if self._question:
+            seconds, where = self._server.limits.service_timeout, self._question.where()
+            self._question.drop()
+            self.answered(raising(ServiceTimedOut(seconds).with_traceback(where)))
+
+    # -- por dentro -----------------------------------------------------------------------------------------
+
+    def _answer(self, reply: bytes) -> None:
+        if reply:
+            self._transport.write(reply)
+        self._look_after(reply)
+
+    def _look_after(self, reply: bytes) -> None:
+        """Tras algo que no fue solo recibir mensajes enteros y responderlos. ``reply``: lo recién respondido."""
+        conversation = self._conversation
+        for bad in conversation.take_bad_messages():
+            self._server.observer.bad_message(self._peer, bad)
+        if conversation.ended:
+            if conversation.said_goodbye:
+                self._server.observer.said_goodbye(self._peer)
+            elif conversation.input_over:
+                self._server.observer.left(self._peer)
+            self._finish()
+            if conversation.input_over:
+                self._transport.close()  # no queda nada por leer: cerrar entrega lo pendiente y no pierde nada
+        elif conversation.busy:
+            self._server._clocks.unfinished.stop(self)
+            if conversation.queued:
+                self._pause_reading()
+            question = conversation.take_question()
+            if question is not None:
+                self._ask(question)
+            elif not conversation.awaiting_answer and not self._transport.get_write_buffer_size():
+                # Tiene más que responder: en otra vuelta del bucle, y cuando lea lo que ya tiene.
+                self._server._loop.call_soon(self._go_on)
+        else:
+            if conversation.awaiting_silence:
+                self._await_silence()
+            if not conversation.unfinished or not self._transport.is_reading():
+                self._server._clocks.unfinished.stop(self)
+            elif b"\n" in reply or (reply and not conversation.skipping):  # acabó un mensaje, y este es otro
+                self._server._clocks.unfinished.restart(self)
+            else:
+                self._server._clocks.unfinished.start(self)
+
+    def _go_on(self) -> None:
+        """Sigue con lo recibido que falte por responder; después, con lo que llegue."""
+        conversation = self._conversation
+        if conversation.ended:
+            return
+        reply = b""
+        if conversation.queued:
+            reply = conversation.resume()
+            if reply:
+                self._transport.write(reply)
+        if not conversation.busy and not conversation.ended:
+            if self._server.stopping:
+                self.drain()
+                return
+            if not self._transport.get_write_buffer_size():
+                self._resume_reading()
+        self._look_after(reply)
+
+    def _ask(self, message: str) -> None:
+        """Pregunta al servicio. Mientras, se sigue leyendo: así se sabe si el cliente se va."""
+        self._question = _Question(self)
+        self._server._clocks.answering.start(self)
+        try:
+            self._question.job = self._server._ask(message, self._question.answered)
+        except RuntimeError as error:  # el sistema no da más hilos
+            self._server._loop.call_soon(self._question.answered, raising(error))
+
+    def _pause_reading(self) -> None:
+        self._transport.pause_reading()
+        self._server._clocks.unfinished.stop(self)  # si no se le lee, no se le mete prisa
+
+    def _resume_reading(self) -> None:
+        self._transport.resume_reading()
+
+    def _await_silence(self) -> None:
+        self._cancel_timer()
+        self._timer = self._server._loop.call_later(self._server.limits.goodbye_silence, self._silence)
+
+    def _silence(self) -> None:
+        if not self._conversation.awaiting_silence or not self._transport.is_reading():
+            return  # sin leer no se sabe si calla: se empezará a contar al leer de nuevo
+        self._answer(self._conversation.receive_silence())
+
+    def _finish(self) -> None:
+        """Entrega lo que falte y nuestro FIN, y se queda leyendo y tirando hasta que sea seguro cerrar."""
+        self._stop_clocks()
+        try:
+            self._transport.write_eof()
+        except OSError:  # el otro extremo ya cortó: no hay a quién entregar
+            self._transport.abort()
+            return
+        self._transport.resume_reading()
+        self._farewell = _Farewell(
+            self._server.limits, self._transport.get_write_buffer_size(), self._server._loop.time()
+        )
+        self._look_again()
+
+    def _look_again(self) -> None:
+        self._timer = self._server._loop.call_later(self._server.limits.linger_quiet, self._check_closing)
+
+    def _check_closing(self) -> None:
+        owed = self._transport.get_write_buffer_size()
+        if self._farewell and not self._farewell.is_over(owed, self._server._loop.time(), self._server.stopping):
+            self._look_again()
+        elif owed:
+            self.cut()
+        else:
+            self._transport.close()
+
+    def _stop_clocks(self) -> None:
+        self._cancel_timer()
+        self._server._clocks.unfinished.stop(self)
+        self._server._clocks.unread.stop(self)
+        if self._question:
+            self._server._clocks.answering.stop(self)
+            self._question.drop()
+            self._question = None
+
+    def _cancel_timer(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+
+
+class _Question:
+    """Una pregunta al servicio, y quién la hizo mientras le importe la respuesta."""
+
+    __slots__ = ("_connection", "job")
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection: Connection | None = connection
+        self.job: Job | None = None
+
+    def answered(self, outcome: Outcome) -> None:
+        """La respuesta; si ya no se espera, no hace nada."""
+        connection, self._connection = self._connection, None
+        self.job = None  # él guarda a quién responder: serían un círculo, con el mensaje dentro
+        if connection:
+            connection.answered(outcome)
+
+    def where(self) -> TracebackType | None:
+        """Por dónde va el servicio, si ha empezado."""
+        return self.job.where() if self.job else None
+
+    def drop(self) -> None:
+        """Ya no se espera la respuesta."""
+        self._connection = None
+        if self.job:
+            self.job.cancel()
+            self.job = None
+
+
+class ImpatientConnection(Connection):
+    """La que se cierra si el cliente calla ``limits.idle_timeout`` segundos: aparte, y así a la otra no le cuesta."""
+
+    __slots__ = ()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if not self._conversation.ended:
+            self._server._clocks.idle.start(self)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._conversation.ended:
+            self._server._clocks.idle.restart(self)
+        super().data_received(data)
+
+    def idle(self) -> None:
+        """El plazo ha vencido."""
+        self._server.observer.idle(self._peer)
+        self.dismiss(f"{self._server.limits.idle_timeout:g} s sin recibir nada; se cierra la conexión")
+
+    def _ask(self, message: str) -> None:
+        super()._ask(message)
+        self._server._clocks.idle.stop(self)  # no calla él: se le hace esperar
+
+    def _pause_reading(self) -> None:
+        super()._pause_reading()
+        self._server._clocks.idle.stop(self)
+
+    def _resume_reading(self) -> None:
+        super()._resume_reading()
+        self._server._clocks.idle.restart(self)
+
+    def _stop_clocks(self) -> None:
+        super()._stop_clocks()
+        self._server._clocks.idle.stop(self)
+
+
+class Handshake:
+    """Un saludo de TLS a medias: ocupa sitio como una conversación, tiene plazo y no se espera a que acabe."""
+
+    __slots__ = ("_server", "_timer", "_transport", "peer")
+
+    _transport: TLSTransport  # desde begun
+
+    def __init__(self, server: Owner, peer: Peer) -> None:
+        self._server = server
+        self.peer = peer
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begun(self, transport: TLSTransport) -> None:
+        self._transport = transport
+        if self in self._server._connections:
+            self._server._clocks.greeting.start(self)
+        else:  # cortada antes de empezar
+            transport.abort()
+
+    def succeeded(self) -> Connection:
+        self._stop_clocks()
+        return self._server._introduce(self)  # si no cabía, es ahora, ya cifrado, cuando se le dice
+
+    def failed(self, cause: OSError | None, problem: str = "cut") -> None:
+        self._server.observer.handshake_failed(self.peer, tls_error(format_address(*self.peer), cause, problem))
+        self._stop_clocks()
+        # Lo que tiene para leer por qué, antes de que un RST se lo quite.
+        self._timer = self._server._loop.call_later(self._server.limits.linger, self.cut)
+
+    def late(self) -> None:
+        """El saludo no ha acabado a tiempo."""
+        self.failed(None, "silent")
+        self.cut()
+
+    def gone(self) -> None:
+        self._stop_clocks()
+        self._server._forget(self)
+
+    def drain(self) -> None:
+        """Se detiene el servidor: a quien aún no ha dicho nada no se le debe nada."""
+        self.cut()
+
+    def cut(self) -> None:
+        """Se corta ya."""
+        self.gone()
+        if hasattr(self, "_transport"):
+            self._transport.abort()
+
+    def _stop_clocks(self) -> None:
+        self._server._clocks.greeting.stop(self)
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+
+
+class _Farewell:
+    """Hasta cuándo se espera a quien ya tiene nuestro FIN, o le falta por leer. La hora entra de fuera."""
+
+    __slots__ = ("_deadline", "_last_resort", "_limits", "_owed", "heard")
+
+    def __init__(self, limits: Limits, owed: int, now: float) -> None:
+        self._limits = limits
+        self.heard = False  # si desde la última vez que se miró ha llegado algo
+        self._restart(owed, now)
+
+    def is_over(self, owed: int, now: float, stopping: bool) -> bool:
+        """Si ya no se espera más: quedan ``owed`` bytes por entregar, y ``stopping`` dice si se detiene el servidor."""
+        heard, self.heard = self.heard, False
+        if owed < self._owed:  # avanza: el plazo vuelve a empezar, y el de tirar entrada cuando ya no falte nada
+            self._restart(owed, now)
+            return False
+        if heard and not owed and now < self._last_resort:
+            # Sigue hablando, y quizá no ha leído aún lo que le dio el sistema: un RST se lo quitaría.
+            self._deadline = now + self._limits.linger
+            return False
+        return now >= self._deadline or (stopping and not owed and not heard)
+
+    def _restart(self, owed: int, now: float) -> None:
+        self._owed = owed
+        self._deadline = now + (self._limits.drain if owed else self._limits.linger)
+        self._last_resort: float = now + self._limits.drain  # y esta, aunque el cliente no calle

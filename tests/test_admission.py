@@ -1,0 +1,95 @@
+"""Quién cabe: las cuentas, sin sockets."""
+
+from __future__ import annotations
+
+import pytest
+
+from comunicacion_tcp.addresses import Peer
+from comunicacion_tcp.admission import Admission, network
+from comunicacion_tcp.errors import AddressFull, ServerFull
+from comunicacion_tcp.limits import Limits
+
+HERE: Peer = ("192.0.2.1", 1)
+THERE: Peer = ("192.0.2.2", 1)
+
+
+class Visitor:
+    def __init__(self, peer: Peer = HERE) -> None:
+        self.peer = peer
+
+
+def admission(**limits: int) -> Admission[Visitor]:
+    return Admission(Limits(**limits))
+
+
+def test_it_admits_as_many_as_fit() -> None:
+    room = admission(max_connections=2)
+    first, second = Visitor(), Visitor()
+    for visitor in (first, second):
+        assert room.why_not(visitor.peer) is None
+        room.enter(visitor, None)
+    assert isinstance(room.why_not(THERE), ServerFull)
+    assert room.leave(first)
+    assert room.why_not(THERE) is None
+
+
+def test_one_that_leaves_twice_is_counted_once() -> None:
+    room, visitor = admission(), Visitor()
+    room.enter(visitor, None)
+    assert [room.leave(visitor), room.leave(visitor), room.admitted] == [True, False, 0]
+
+
+def test_the_refused_take_no_place_and_keep_their_reason() -> None:
+    room, visitor, why = admission(max_connections=1), Visitor(), ServerFull()
+    room.enter(visitor, why)
+    assert (room.admitted, len(room), visitor in room, room.refusal(visitor)) == (0, 1, True, why)
+    assert room.why_not(HERE) is None
+    assert not room.leave(visitor)
+    assert not room
+
+
+def test_too_many_refused_at_once_are_not_waited_for() -> None:
+    room = admission(max_connections=1, reserve=4)
+    room.fit(1000)
+    refused = [Visitor(), Visitor()]
+    for visitor in refused:
+        assert not room.overwhelmed
+        room.enter(visitor, ServerFull())
+    assert room.overwhelmed
+    room.leave(refused[0])
+    assert not room.overwhelmed
+
+
+@pytest.mark.parametrize(("descriptors", "capacity"), [(20_000, 10_000), (100, 68), (40, 20), (1, 1), (0, 1)], ids=str)
+def test_as_many_fit_as_descriptors_there_are(descriptors: int, capacity: int) -> None:
+    room = admission()
+    room.fit(descriptors)
+    assert room.capacity == capacity
+
+
+def test_each_address_has_its_own_count() -> None:
+    room = admission(max_per_address=1)
+    visitor, heir = Visitor(), Visitor()
+    room.enter(visitor, None)
+    assert isinstance(room.why_not(HERE), AddressFull)
+    assert room.why_not(THERE) is None
+    room.replace(visitor, heir)
+    assert isinstance(room.why_not(HERE), AddressFull)
+    assert list(room) == [heir]
+    assert room.leave(heir)
+    assert room.why_not(HERE) is None
+    assert not room._from  # la tabla no crece con quien ya se fue
+
+
+def test_the_addresses_of_one_ipv6_network_count_together() -> None:
+    same = {network((host, 1)) for host in ("2001:db8::1", "2001:db8::2", "2001:db8:0:0:ffff::")}
+    assert len(same) == 1
+    assert network(("2001:db8:0:1::1", 1)) not in same
+    assert network(("fe80::1%eth0", 1)) == network(("fe80::2", 1))
+    assert network(HERE) != network(THERE)
+
+
+def test_those_of_this_machine_are_not_counted() -> None:
+    room = admission(max_per_address=1)
+    room.enter(Visitor(("unix:/tmp/s", 1)), None)
+    assert room.why_not(("unix:/tmp/s", 1)) is None
