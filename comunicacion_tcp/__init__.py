@@ -8,6 +8,8 @@ El mapa de la casa; los imports van solo hacia abajo (lo vigila ``tests/test_arc
     fresh_imports importar otra vez un servicio cuyo fuente cambió
     watch         PURO: saber si unos ficheros han cambiado
     loading       de "modulo:funcion" a un servicio
+    metrics       lo apuntado, como lo quiere Prometheus, y por HTTP
+    measuring     un servidor que apunta cuánto entra, cuánto sale y cómo acaba cada mensaje
     server        Server: de escuchar a detenerse
     connection    la vida de una conexión: asyncio alrededor del protocolo; entregar, cerrar
     admission     PURO: quién está dentro, quién cabe y por qué no
@@ -22,6 +24,7 @@ El mapa de la casa; los imports van solo hacia abajo (lo vigila ``tests/test_arc
     relay         Relay, un Client que no envía mensajes sino un chorro de líneas
     client        Client, el que espera: un socket bloqueante
     conversation  lo que los dos clientes hacen igual: todo menos esperar y mover bytes
+    board         la pizarra donde apuntan todos los procesos: memoria compartida
     tls           TLS sin red: bytes cifrados a un lado, textos al otro, y los certificados
     protocol      PURO: entran bytes y salen bytes; ni sockets, ni reloj, ni asyncio
     services      qué se responde: mayúsculas, o cualquier función str -> str
