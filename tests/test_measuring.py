@@ -236,7 +236,7 @@ def test_each_event_has_its_column() -> None:
     assert (made.total(board.CAPACITY), made.total(board.WANTED_CAPACITY)) == (5, 7)
     meter.accepted(PEER)
     assert made.total(board.OPEN) == 1
-    for call, column in [
+    calls: list[tuple[Callable[[], None], int]] = [
         (lambda: meter.closed(PEER), board.CLOSED),
         (lambda: meter.left(PEER), board.LEFT),
         (lambda: meter.lost(PEER, OSError()), board.LOST),
@@ -251,7 +251,8 @@ def test_each_event_has_its_column() -> None:
         (lambda: meter.certificate_unusable(BadTLSFile("cert", "x", "locked")), board.CERTIFICATE_REREADS["failed"]),
         (lambda: meter.service_reloaded("x:y"), board.SERVICE_RELOADS["ok"]),
         (lambda: meter.service_unusable(BadService("x:y", "syntax")), board.SERVICE_RELOADS["failed"]),
-    ]:
+    ]
+    for call, column in calls:
         before = made.total(column)
         call()
         assert made.total(column) == before + 1
