@@ -228,8 +228,10 @@ class ServerTLS:
         return True
 
     def expiry(self) -> float | None:
-        """Cuándo caduca el certificado, en segundos desde 1970; ``None`` si no se sabe leer. Lee el fichero."""
+        """Cuándo caduca el certificado, en segundos desde 1970; ``None`` si no se sabe. Lee otra vez el fichero."""
         try:
+            if not os.path.isfile(self._cert):
+                return None  # de una tubería ya se leyó: otra vez sería esperar a que alguien escribiera
             with open(self._cert, encoding="latin-1") as file:  # lo que no es PEM puede ser cualquier cosa
                 return not_after(_first_certificate(file.read()))
         except (OSError, ValueError):
