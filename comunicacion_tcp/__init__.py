@@ -10,6 +10,9 @@ El mapa de la casa; los imports van solo hacia abajo (lo vigila ``tests/test_arc
     loading       de "modulo:funcion" a un servicio
     metrics       lo apuntado, como lo quiere Prometheus, y por HTTP
     measuring     un servidor que apunta cuánto entra, cuánto sale y cómo acaba cada mensaje
+    supervisor    varios procesos que sirven lo mismo: crearlos, vigilarlos, hablar con ellos
+    supervision   PURO: cuándo hace falta otro proceso, cuándo sobra y cuándo se deja de intentar
+    processors    cuántos procesadores puede usar este proceso
     server        Server: de escuchar a detenerse
     connection    la vida de una conexión: asyncio alrededor del protocolo; entregar, cerrar
     admission     PURO: quién está dentro, quién cabe y por qué no

@@ -101,30 +101,38 @@ class Board:
 
     def __init__(self, seats: int = 1, *, wanted: int = 1, started: float = 0.0) -> None:
         self.started = started
-        self._memory = memoryview(mmap.mmap(-1, (seats + 1) * _WIDTH * _CELL)).cast("d")
-        rows = [Row(self._memory[start : start + _WIDTH]) for start in range(0, (seats + 1) * _WIDTH, _WIDTH)]
-        self.launcher = rows.pop()
+        self._seats = seats
+        self._cells: memoryview[float] = memoryview(mmap.mmap(-1, (seats + 1) * _WIDTH * _CELL)).cast("d")
+        self.launcher = self._row(seats)
         """La fila de quien lanza a los demás."""
-        self.seats = rows
         self.launcher.cells[WANTED_PROCESSES] = wanted
+
+    def seat(self, number: int) -> Row:
+        """La fila del puesto ``number``, desde 0. Si no hay tantos, una que nadie lee: quien sobra sirve igual."""
+        return self._row(number) if number < self._seats else Board().seat(0)
 
     def total(self, column: int) -> float:
         """La suma de una columna."""
-        return sum(row.cells[column] for row in (*self.seats, self.launcher))
+        return sum(self._cells[column::_WIDTH].tolist())
 
     @property
     def present(self) -> list[Row]:
-        """Las filas de los procesos que hay."""
-        return [row for row in self.seats if row.cells[PROCESS]]
+        """Las filas de los procesos que sirven, o van a servir."""
+        processes = self._cells[PROCESS::_WIDTH].tolist()[: self._seats]
+        return [self._row(number) for number, process in enumerate(processes) if process]
+
+    def _row(self, number: int) -> Row:
+        return Row(self._cells[number * _WIDTH : (number + 1) * _WIDTH])
 
     def serving(self, now: float) -> list[Row]:
         """Las de los que aceptan y no están atascados."""
         return [row for row in self.present if row.cells[ACCEPTING] and not _is_stuck(row, now)]
 
     def sickness(self, now: float) -> str:
-        """Por qué no está sano el programa, en una palabra; vacía si lo está. Lo está aunque no haya nadie sirviendo:
-        de un proceso que murió se ocupa quien lo lanzó, y de uno atascado, nadie."""
-        return "atascado" if any(_is_stuck(row, now) for row in self.present) else ""
+        """Por qué no está sano el programa, en una palabra; vacía si lo está. Si alguien lanza a los demás basta con
+        que él lo esté, aunque no haya nadie sirviendo: del que muere o se atasca ya se ocupa él."""
+        launched = self.launcher.cells[PROCESS]
+        return "atascado" if any(_is_stuck(row, now) for row in ([self.launcher] if launched else self.present)) else ""
 
     def unreadiness(self, now: float) -> str:
         """Por qué no conviene enviarle clientes nuevos, en una palabra; vacía si se le pueden enviar. Lleno no está
@@ -136,7 +144,7 @@ class Board:
             return ""
         if serving:
             return "completo"
-        return self.sickness(now) or "arrancando"
+        return "atascado" if any(_is_stuck(row, now) for row in self.present) else "arrancando"
 
 
 def _is_stuck(row: Row, now: float) -> bool:

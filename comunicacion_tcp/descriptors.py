@@ -14,11 +14,13 @@ try:
 except ImportError:  # Windows: no hay un límite que preguntar
     resource = None  # type: ignore[assignment]
 
+_OWN = 64  # los tres de siempre, los del bucle, los que escuchan; de sobra
 _USUALLY_OPEN = 16  # donde no se pueden contar: los tres de siempre, los del bucle y los de unos pocos ficheros
 
 
-def raise_limit(wanted: int) -> None:
-    """Sube el límite del proceso hasta ``wanted`` descriptores, o hasta lo que deje el sistema."""
+def raise_limit(connections: int) -> None:
+    """Sube el límite del proceso para que quepan ``connections`` conexiones, o hasta lo que deje el sistema."""
+    wanted = connections + _OWN
     if resource:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)

@@ -1,6 +1,7 @@
 """Todos los límites y plazos, una sola vez, cada número con su razón.
 
-Aquí no se aplica ninguno: los aplican ``protocol.py`` (tamaños), ``connection.py`` y ``client.py`` (plazos).
+Aquí no se aplica ninguno: los aplican ``protocol.py`` (tamaños), ``connection.py``, ``supervision.py`` y ``client.py``
+(plazos).
 """
 
 from __future__ import annotations
@@ -102,6 +103,16 @@ class Limits(Record):
     """Para entregar lo debido a quien no lo lee (al despedirse o al detener el servidor): lo que docker espera
     antes de matar un proceso (systemd, 90 s)."""
 
+    # -- varios procesos
+
+    worker_timeout: float = 10.0
+    """Sin señales de vida de un proceso, hasta matarlo y poner otro. Da una por segundo: diez perdidas no son una
+    máquina lenta. Una función que se ejecuta en el hilo que atiende a todos no puede tardar más."""
+
+    handover: float = 600.0
+    """Al recargar, lo que se espera a que acaben solas las conversaciones de los procesos de antes; después se cierran
+    como al detenerse. En diez minutos una persona acaba lo que hacía, y no se juntan demasiados. 0: lo que duren."""
+
     # -- el cliente
 
     connect_timeout: float = 10.0
@@ -128,7 +139,7 @@ class Limits(Record):
 
 LARGEST = 2**31 - 1  # en segundos o en bytes, más no lo admiten todas las llamadas de todos los sistemas
 MIN_MESSAGE = 16  # «DESCONEXION\r» son 12: una despedida nunca puede ser un mensaje demasiado largo
-OPTIONAL = frozenset({"service_timeout", "max_per_address", "reserve", "idle_timeout", "keepalive"})
+OPTIONAL = frozenset({"service_timeout", "max_per_address", "reserve", "idle_timeout", "keepalive", "handover"})
 """Los límites que con un 0 no se aplican."""
 
 DEFAULT_LIMITS = Limits()

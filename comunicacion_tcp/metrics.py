@@ -114,23 +114,27 @@ COUNTERS = [
     ),
     _counter(
         "certificate_rereads",
-        "Veces que cambiaron los ficheros de TLS: ok, valen los nuevos; failed, no servían.",
+        "Veces que un proceso vio cambiar los ficheros de TLS: ok, valen los nuevos; failed, no servían.",
         board.CERTIFICATE_REREADS,
         "result",
     ),
     _counter(
         "service_reloads",
-        "Veces que cambió el servicio: ok, responde el nuevo; failed, no servía.",
+        "Veces que un proceso vio cambiar el servicio: ok, responde el nuevo; failed, no servía.",
         board.SERVICE_RELOADS,
         "result",
     ),
     _counter(
         "configuration_reloads",
-        "Veces que se leyó otra vez la configuración: ok, vale la nueva; failed, no servía.",
+        "Veces que se leyó otra vez la configuración (SIGHUP): ok, sirven procesos nuevos; failed, los de antes.",
         board.CONFIGURATION_RELOADS,
         "result",
     ),
-    _counter("process_restarts", "Procesos que murieron y se sustituyeron.", board.RESTARTS),
+    _counter(
+        "process_restarts",
+        "Procesos que murieron, se atascaron o no llegaron a servir, y se sustituyen.",
+        board.RESTARTS,
+    ),
 ]
 SERVICE_TIME = Family(
     HistogramMetricFamily,
@@ -254,18 +258,20 @@ class MetricsServer:
         thread.start()
         self._thread = thread
 
-    def run(self) -> None:
-        """Atiende hasta ``close()``. En un proceso nacido para esto, es todo lo que hace."""
+    def run(self, until: socket.socket | None = None) -> None:
+        """Atiende hasta ``close()``, o hasta que se pueda leer ``until``. Un proceso nacido para esto no hace más."""
         self._running = True
         try:
             with selectors.DefaultSelector() as selector:
-                for sock in (*self._sockets, self._woken):
+                for sock in (*self._sockets, self._woken, *([until] if until else [])):
                     selector.register(sock, selectors.EVENT_READ)
                 while not self._closing:
                     ready = selector.select(_GLANCE if self._since else None)
                     for key, _ in ready:
                         if key.fileobj in self._sockets:
                             self._accept(key.fileobj)
+                        elif key.fileobj is until:
+                            self._closing = True
                     self._cut_since_before(time.monotonic() - _DEADLINE)
                     if ready:
                         time.sleep(_PAUSE)

@@ -20,6 +20,7 @@ ORDER = [
     *("conversation", "client", "relay", "aio"),
     *("deadlines", "descriptors", "loops", "listener", "tls_transport", "workers"),
     *("observer", "admission", "connection", "server", "measuring", "metrics"),
+    *("supervision", "supervisor", "processors"),
     *("pytest_plugin", "loading", "watch", "fresh_imports", "cli", "__main__"),
 ]
 # Son transportes: ninguno conoce a los clientes, que también lo son, ni los dos clientes el uno al otro.
@@ -68,7 +69,7 @@ def test_imports_point_down(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["protocol", "services", "errors", "limits", "backoff", "records", "addresses", "watch"]
+    "name", ["protocol", "services", "errors", "limits", "backoff", "records", "addresses", "watch", "supervision"]
 )
 def test_the_core_touches_nothing_outside(name: str) -> None:
     _, outside = imports(PACKAGE / f"{name}.py")

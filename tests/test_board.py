@@ -18,8 +18,8 @@ NOW = 1000.0
 def serving(*, seats: int = 1) -> Board:
     """Una pizarra en la que sirven todos, con sitio para dos conversaciones cada uno."""
     made = Board(seats, wanted=seats)
-    for row in made.seats:
-        start(row)
+    for number in range(seats):
+        start(made.seat(number))
     return made
 
 
@@ -40,7 +40,7 @@ def test_every_column_has_its_own_cell() -> None:
 
 def test_who_takes_a_seat_goes_on_counting_and_starts_anew() -> None:
     made = serving(seats=2)
-    first, second = made.seats
+    first, second = made.seat(0), made.seat(1)
     first.cells[board.ACCEPTED] += 3
     second.cells[board.ACCEPTED] += 4
     first.cells[board.OPEN] = 3
@@ -61,7 +61,7 @@ for turn in range(10):
     ready, told = os.pipe()
     child = os.fork()
     if not child:
-        row = made.seats[turn % 2]
+        row = made.seat(turn % 2)
         row.take(1.0)
         row.cells[board.OPEN] += 1
         for _ in range(1000):
@@ -72,7 +72,7 @@ for turn in range(10):
     os.read(ready, 1)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    made.seats[turn % 2].leave()
+    made.seat(turn % 2).leave()
     sent = made.total(board.SENT_BYTES)
     assert made.total(board.MESSAGES["ok"]) == 1000 * (turn + 1)
     assert sent >= last and sent == int(sent)
@@ -87,7 +87,7 @@ print("bien")
 def test_ready_while_someone_accepts_and_has_room() -> None:
     made = serving(seats=2)
     assert (made.sickness(NOW), made.unreadiness(NOW)) == ("", "")
-    first, second = made.seats
+    first, second = made.seat(0), made.seat(1)
     first.cells[board.OPEN] = 2
     assert made.unreadiness(NOW) == ""
     second.cells[board.OPEN] = 2
@@ -95,13 +95,13 @@ def test_ready_while_someone_accepts_and_has_room() -> None:
     second.cells[board.OPEN] = 1
     second.cells[board.ACCEPTING] = 0
     assert made.unreadiness(NOW) == "completo"
-    assert made.serving(NOW) == [first]
+    assert [row.cells[board.OPEN] for row in made.serving(NOW)] == [2]
 
 
 def test_not_ready_before_the_start_nor_while_stopping() -> None:
     made = Board()
     assert (made.sickness(NOW), made.unreadiness(NOW)) == ("", "arrancando")
-    start(made.seats[0])
+    start(made.seat(0))
     made.launcher.cells[board.STOPPING] = 1
     assert (made.sickness(NOW), made.unreadiness(NOW)) == ("", "deteniendo")
 
@@ -114,7 +114,7 @@ def test_a_loop_that_does_not_turn_is_stuck(quiet: float, word: str) -> None:
 
 def test_one_stuck_process_is_sick_but_the_others_serve() -> None:
     made = serving(seats=2)
-    made.seats[1].cells[board.HEARTBEAT] = NOW - 60
+    made.seat(1).cells[board.HEARTBEAT] = NOW - 60
     assert (made.sickness(NOW), made.unreadiness(NOW)) == ("atascado", "")
-    made.seats[1].leave()  # quien lo lanzó lo vio morir
+    made.seat(1).leave()  # quien lo lanzó lo vio morir
     assert made.sickness(NOW) == ""

@@ -55,7 +55,7 @@ def measured(service: Service = uppercase, **how: Any) -> tuple[MeasuredProtocol
     """Una conversación que cuenta, en una pizarra nueva; su reloj avanza un segundo cada vez que se mira."""
     made = Board()
     clock = itertools.count().__next__
-    return MeasuredProtocol(made.seats[0], clock, service, Limits(max_message=LIMIT), **how), made
+    return MeasuredProtocol(made.seat(0), clock, service, Limits(max_message=LIMIT), **how), made
 
 
 def counted(made: Board) -> dict[str, float]:
@@ -150,7 +150,7 @@ def test_a_message_that_does_not_end_in_time() -> None:
 def test_the_time_falls_in_its_bucket() -> None:
     made = Board()
     times = iter([0, 0.02, 1, 4, 5, 30])
-    conversation = MeasuredProtocol(made.seats[0], lambda: next(times), Service(str.upper), Limits())
+    conversation = MeasuredProtocol(made.seat(0), lambda: next(times), Service(str.upper), Limits())
     conversation.receive_data(b"uno\ndos\ntres\n")
     found = [made.total(column) for column in board.BUCKETS]
     assert sum(found) == 3
@@ -171,10 +171,10 @@ def connection(limits: Limits, refusal: ServerFull | None = None) -> tuple[Any, 
     """Una conexión que cuenta, recién aceptada."""
     made = Board()
     server = Server(limits=limits)
-    server.observer = Observers(Meter(made.seats[0], limits))
+    server.observer = Observers(Meter(made.seat(0), limits))
     loop: Any = FakeLoop()
     server._use_loop(loop)
-    measure(server, made.seats[0])
+    measure(server, made.seat(0))
     new, wire = server.new_connection(server, PEER), FakeTransport()
     server._connections.enter(new, refusal)
     transport: Any = wire
@@ -230,7 +230,7 @@ def test_all_hear_everything() -> None:
 
 def test_each_event_has_its_column() -> None:
     made = Board()
-    meter = Meter(made.seats[0], Limits(max_connections=7))
+    meter = Meter(made.seat(0), Limits(max_connections=7))
     meter.starting()
     meter.lowered(5, 7)
     assert (made.total(board.CAPACITY), made.total(board.WANTED_CAPACITY)) == (5, 7)
@@ -262,11 +262,11 @@ def test_each_event_has_its_column() -> None:
 def test_a_real_server_counts_and_beats() -> None:
     made = Board()
     with served() as running:
-        meter = Meter(made.seats[0], running.server.limits)
+        meter = Meter(made.seat(0), running.server.limits)
         running.server.observer = Observers(running.events, meter)
-        measure(running.server, made.seats[0])
+        measure(running.server, made.seat(0))
         meter.starting()
-        first = made.seats[0].cells[board.HEARTBEAT]
+        first = made.seat(0).cells[board.HEARTBEAT]
         running.run(meter.serving)
         with connect(running.port) as sock:
             sock.sendall("hola\nseñor\nDESCONEXION\n".encode())
@@ -275,18 +275,18 @@ def test_a_real_server_counts_and_beats() -> None:
         assert counted(made) == {"ok": 2, "goodbyes": 1}
         assert made.total(board.SENT_BYTES) == len(reply)
         assert made.total(board.OPEN) == 0
-        wait_until(lambda: made.seats[0].cells[board.HEARTBEAT] > first + board.BEAT)
+        wait_until(lambda: made.seat(0).cells[board.HEARTBEAT] > first + board.BEAT)
         running.run(meter.stopping)
-        assert made.unreadiness(made.seats[0].cells[board.HEARTBEAT]) == "arrancando"
+        assert made.unreadiness(made.seat(0).cells[board.HEARTBEAT]) == "arrancando"
 
 
 def test_with_tls_the_text_is_counted_and_the_expiry_known(certificates: Certificates) -> None:
     made = Board()
     tls = ServerTLS(certificates.server)
     with served(tls=tls) as running:
-        meter = Meter(made.seats[0], running.server.limits, tls)
+        meter = Meter(made.seat(0), running.server.limits, tls)
         running.server.observer = Observers(running.events, meter)
-        measure(running.server, made.seats[0])
+        measure(running.server, made.seat(0))
         meter.starting()
         assert made.total(board.CERTIFICATE_EXPIRY) == tls.expiry()
         with encrypted(running.port, certificates.trusting()) as client:

@@ -41,10 +41,10 @@ class Web:
 def full_board() -> Board:
     """Una pizarra de dos puestos con algo en cada columna; el primero lo ocupa un proceso que sirve."""
     made = Board(2, wanted=2, started=1.7e9)
-    for place, row in enumerate([*made.seats, made.launcher]):
+    for place, row in enumerate((made.seat(0), made.seat(1), made.launcher)):
         for column in range(board._FIRST_STATE):
             row.cells[column] = column + 1 + place
-    row = made.seats[0]
+    row = made.seat(0)
     row.take(time.monotonic())
     row.cells[board.ACCEPTING], row.cells[board.OPEN], row.cells[board.CAPACITY] = 1, 3, 10
     row.cells[board.CERTIFICATE_EXPIRY] = 2e9
@@ -88,7 +88,7 @@ def test_the_values_are_the_sums_of_the_rows(page: Web, kind: str) -> None:
     assert answer.headers["Content-Type"].startswith(kind.partition(";")[0])
     samples = [sample for family in read(answer.text) for sample in family.samples]
     values = {(sample.name, *sample.labels.values()): sample.value for sample in samples}
-    rows = [*page.board.seats, page.board.launcher]
+    rows = [page.board.seat(0), page.board.seat(1), page.board.launcher]
     for family in metrics.COUNTERS:
         for value, column in family.columns.items():
             name = (family.full_name, value) if family.label else (family.full_name,)
@@ -130,11 +130,11 @@ def test_alive_and_ready(page: Web) -> None:
     for path in ("/salud", "/lista"):
         answer = get(page.url + path)
         assert (answer.status, answer.text) == (200, "bien\n")
-    page.board.seats[0].cells[board.OPEN] = 10
+    page.board.seat(0).cells[board.OPEN] = 10
     assert get(f"{page.url}/salud").status == 200
     answer = get(f"{page.url}/lista")
     assert (answer.status, answer.text) == (503, "completo\n")
-    page.board.seats[0].cells[board.HEARTBEAT] -= 60
+    page.board.seat(0).cells[board.HEARTBEAT] -= 60
     for path in ("/salud", "/lista"):
         answer = get(page.url + path)
         assert (answer.status, answer.text) == (503, "atascado\n")

@@ -1,6 +1,8 @@
 """Los dos programas, y el único sitio donde se lee o se escribe para una persona.
 
-    server.py      servidor-tcp
+    server.py      servidor-tcp: sus opciones
+    serving.py     un proceso que sirve, solo o con otros
+    processes.py   --procesos: el padre de los que sirven
     client.py      cliente-tcp: sus opciones y sus códigos de salida
     dialogue.py    el diálogo con una persona
     line_editor.py con qué escribe en una terminal: qué editor hay, y el de readline

@@ -76,13 +76,18 @@ class DatedFormatter(PlainFormatter):
 class JsonFormatter(DatedFormatter):
     """Un objeto JSON por línea, todo en ASCII: da igual en qué codificación se lea."""
 
+    process: int | None = None
+    """El número del proceso, si escriben varios."""
+
     def format(self, record: logging.LogRecord) -> str:
-        shown = {
+        shown: dict[str, Any] = {
             "time": self._clock.show(record.created),
             "level": record.levelname.lower(),
             "event": getattr(record, "event", record.name),
             "message": PlainFormatter.format(self, record).partition("\n")[0],  # lo de debajo va en su campo
         }
+        if self.process is not None:
+            shown["process"] = self.process
         for name, value in getattr(record, "fields", {}).items():
             shown[name] = _as_json(value)
         return json.dumps(shown)

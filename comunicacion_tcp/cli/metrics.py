@@ -10,7 +10,7 @@ import time
 
 from .. import loops
 from ..addresses import Peer
-from ..board import STOPPING, Board
+from ..board import STOPPING, Board, Row
 from ..errors import NetworkError
 from ..measuring import Meter, Observers, measure
 from ..server import Server
@@ -46,31 +46,50 @@ def open_metrics(place: Peer, board: Board) -> MetricsServer:
 
 
 class Metrics:
-    """Las de un servidor de un solo proceso, que las da en un hilo suyo. Error: ``CannotMeasure``."""
+    """Lo que apunta ``server`` en la fila ``row``. ``tls``: con qué cifra, si cifra."""
 
-    def __init__(self, place: Peer, server: Server, tls: ServerTLS | None) -> None:
-        self._board = Board(started=time.time())
-        self._web = open_metrics(place, self._board)
-        self.meter = Meter(self._board.seats[0], server.limits, tls)
+    def __init__(self, server: Server, tls: ServerTLS | None, row: Row) -> None:
+        self.meter = Meter(row, server.limits, tls)
         server.observer = Observers(server.observer, self.meter)
-        measure(server, self._board.seats[0])
+        measure(server, row)
         self.meter.starting()
 
     @property
     def addresses(self) -> list[Peer]:
-        """Dónde se piden."""
-        return self._web.addresses
+        """Dónde las da este proceso, si las da él."""
+        return []
 
     def serving(self) -> None:
         """El servidor ya acepta."""
         self.meter.serving()
-        self._web.start()
 
     def stopping(self) -> None:
         """Deja de aceptar."""
         self.meter.stopping()
-        self._board.launcher.cells[STOPPING] = 1
 
     def close(self) -> None:
         """Deja de darlas."""
+
+
+class MetricsAlone(Metrics):
+    """Las del único proceso que hay, que las da en un hilo suyo. ``place``: dónde. Error: ``CannotMeasure``."""
+
+    def __init__(self, server: Server, tls: ServerTLS | None, place: Peer) -> None:
+        self._board = Board(started=time.time())
+        self._web = open_metrics(place, self._board)
+        super().__init__(server, tls, self._board.seat(0))
+
+    @property
+    def addresses(self) -> list[Peer]:
+        return self._web.addresses
+
+    def serving(self) -> None:
+        super().serving()
+        self._web.start()
+
+    def stopping(self) -> None:
+        super().stopping()
+        self._board.launcher.cells[STOPPING] = 1
+
+    def close(self) -> None:
         self._web.close()

@@ -1,16 +1,21 @@
 """La salida del servidor, que nunca lo detiene: a una tubería que nadie lee, a una terminal parada (Ctrl-S) o a un
 disco lleno los espera un hilo aparte, y no los clientes.
 
+Un proceso que va a bifurcarse no puede tener hilos: el suyo es ``CarefulOutput``, que solo escribe lo que cabe.
+
 Aquí no se sabe qué dicen las líneas (``report.py``) ni qué forma tienen (``log.py``).
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
+import signal
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
 
 # Caracteres por escribir: unas 20 000 líneas, las de un segundo de un servidor a tope. Una salida atascada no puede
 # quedarse con toda la memoria; lo que no cabe se cuenta, y se dice.
@@ -19,6 +24,7 @@ _ROOM = 1024 * 1024
 # despierta al hilo 50 veces por segundo. La primera línea tras un rato callado no espera.
 _GATHER = 0.02
 _RETRY = 1.0  # segundos hasta volver a probar con una salida que dio error: un disco lleno se vacía
+_STUCK = 0.2  # segundos que puede durar una escritura que el sistema dijo que no esperaría
 _FAREWELL = 1.0  # segundos que se espera al acabar a que salga lo último: de sobra si alguien lo lee
 
 
@@ -125,6 +131,65 @@ class Output:
             else:  # sin bloqueo, que así la dejó otro programa: la terminal y algunos sockets se comparten
                 time.sleep(_GATHER)
         return bytes(left)
+
+
+class CarefulOutput:
+    """Como ``Output`` y sin hilo: escribe solo si la salida admite algo ya, y lo demás lo guarda para el siguiente
+    ``flush()``. Para quien escribe poco. ``stream``: ``sys.stdout``, que puede ser ``None``."""
+
+    def __init__(self, stream: Any, notice: Callable[[int], str]) -> None:
+        self._sink, encoding = sink_of(stream)
+        self._sink = by_lines(self._sink)
+        self._backlog = Backlog(_ROOM, encoding, notice)
+        try:
+            self._number = stream.fileno()
+        except (AttributeError, OSError, ValueError):  # cerrada, o la de otro programa
+            self._number = -1
+
+    def write(self, line: str) -> None:
+        """``line``, sin su final de línea. No espera ni falla."""
+        self._backlog.add(line)
+        self.flush()
+
+    def flush(self) -> None:
+        """Escribe lo que falte y quepa."""
+        left = memoryview(self._backlog.take())
+        with contextlib.suppress(OSError, ValueError), _not_for_long():
+            while left and self._admits():
+                left = left[self._sink(left) or 0 :]
+        self._backlog.give_back(bytes(left))
+
+    def _admits(self) -> bool:
+        return self._number < 0 or bool(select.select([], [self._number], [], 0)[1])
+
+
+@contextlib.contextmanager
+def _not_for_long() -> Iterator[None]:
+    """Lo que dure más de ``_STUCK`` acaba en ``TimeoutError``: entre mirar si una tubería admite algo y escribirlo,
+    otro proceso puede llenarla."""
+
+    def give_up(*_: object) -> NoReturn:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, _STUCK)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def by_lines(sink: Callable[[memoryview], int | None]) -> Callable[[memoryview], int | None]:
+    """``sink``, pero de pocas líneas enteras cada vez: las que el sistema escribe de una en una tubería (PIPE_BUF),
+    para que las de varios procesos no se mezclen."""
+
+    def put(data: memoryview) -> int | None:
+        if len(data) > select.PIPE_BUF:
+            data = data[: bytes(data[: select.PIPE_BUF]).rfind(b"\n") + 1 or select.PIPE_BUF]
+        return sink(data)
+
+    return put
 
 
 def sink_of(stream: Any) -> tuple[Callable[[memoryview], int | None], str]:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from .. import __version__
 from ..addresses import Peer, can_be_host, unix_host
+from .sentences import reason
 
 TYPE_CHECKING = False  # como la de typing, sin pagar su importación
 if TYPE_CHECKING:
@@ -35,8 +36,9 @@ class SpanishParser(argparse.ArgumentParser):
     """Un ``ArgumentParser`` que ayuda y se queja en español. Un error de uso acaba el programa con código 2.
 
     Cada opción se puede dar también en el entorno: si ``variables`` es ``"SERVIDOR_TCP_"``, ``--puerto`` es
-    ``SERVIDOR_TCP_PUERTO``; una que no lleva valor, con un 1. La orden manda sobre el entorno; una variable vacía es
-    como si no estuviera.
+    ``SERVIDOR_TCP_PUERTO``; una que no lleva valor, con un 1. Una variable vacía es como si no estuviera. Y, si se
+    añade con ``add_configuration()``, en un fichero, donde es ``puerto = 7000``. La orden manda sobre el entorno, y el
+    entorno sobre el fichero.
 
     ``exit_codes``: cada código de salida del programa y lo que quiere decir; la ayuda acaba con esa tabla.
     """
@@ -76,6 +78,11 @@ class SpanishParser(argparse.ArgumentParser):
         for option, text in texts.items():
             self.add_argument(option, type=file_name, metavar="FICHERO", help=text)
 
+    def add_configuration(self) -> None:
+        """Añade ``--configuracion``, el fichero donde pueden estar las demás."""
+        text = "lee de ahí las opciones que no se den de otra manera: en cada línea, opción = valor"
+        self.add_files({"--configuracion": text})
+
     def require(self, options: argparse.Namespace, needed: str, *others: str) -> None:
         """Si se dio alguna de las opciones ``others`` sin ``needed``, que les hace falta, se dice y se acaba."""
         missing = getattr(options, needed.lstrip("-").replace("-", "_")) in (None, False)
@@ -85,18 +92,49 @@ class SpanishParser(argparse.ArgumentParser):
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]  # como en argparse
         given = argparse.Namespace() if namespace is None else namespace
-        untouched = {action.dest: action for action in self._actions if os.environ.get(self._variable(action))}
+        untouched = {action.dest: action for action in self._actions if self._variable(action)}
         for dest, action in untouched.items():
-            setattr(given, dest, action)  # una marca: la orden manda, y --help no mira el entorno
+            setattr(given, dest, action)  # una marca: la orden manda, y --help no mira ni el entorno ni el fichero
         result = super().parse_known_args(args, given)
+        missing = set()
         for dest, action in untouched.items():
-            if getattr(given, dest) is action:
-                setattr(given, dest, self._from_environment(action))
+            if getattr(given, dest) is not action:
+                continue
+            name = self._variable(action)
+            if text := os.environ.get(name):
+                setattr(given, dest, self._convert(action, text, name))
+            else:
+                setattr(given, dest, action.default)
+                missing.add(dest)
+        if path := getattr(given, "configuracion", None):
+            self._read(path, given, missing)
         return result
 
-    def _from_environment(self, action: argparse.Action) -> object:
-        name = self._variable(action)
-        text = os.environ[name]
+    def _read(self, path: str, given: argparse.Namespace, missing: set[str]) -> None:
+        """Da a ``given`` las opciones del fichero ``path`` que estén en ``missing``."""
+        actions = {self._key(action): action for action in self._actions if self._variable(action)}
+        for number, line in enumerate(self._lines(path), 1):
+            key, _, text = (part.strip() for part in line.partition("="))
+            if not key or key.startswith("#"):
+                continue
+            where = f"{path}, línea {number}: {key}"
+            action = actions.get(key)
+            if action is None or action.dest == "configuracion":
+                self.error(f"{where} no es una opción")
+            value = self._convert(action, text, where)
+            if action.dest in missing:
+                setattr(given, action.dest, value)
+
+    def _lines(self, path: str) -> list[str]:
+        try:
+            with open(path, encoding="utf-8") as file:
+                return file.read().split("\n")
+        except OSError as error:
+            self.error(f"no se puede leer {path}: {reason(error)}")
+        except ValueError:
+            self.error(f"{path} no es un fichero de texto en UTF-8")
+
+    def _convert(self, action: argparse.Action, text: str, name: str) -> object:
         if action.nargs == 0:
             if text not in _SWITCHES:
                 self.error(f"{name} debe ser 1 o 0, no {text!r}")
@@ -107,11 +145,15 @@ class SpanishParser(argparse.ArgumentParser):
         except argparse.ArgumentTypeError as error:
             self.error(f"{name} {error}")
 
+    def _key(self, action: argparse.Action) -> str:
+        """El nombre de una opción en el fichero."""
+        return action.option_strings[-1].lstrip("-")
+
     def _variable(self, action: argparse.Action) -> str:
         """El nombre en el entorno de una opción; vacío si no es de las que se pueden dar así (``--help``)."""
         if not action.option_strings or action.default is argparse.SUPPRESS:
             return ""
-        return self._variables + action.option_strings[-1].lstrip("-").replace("-", "_").upper()
+        return self._variables + self._key(action).replace("-", "_").upper()
 
     def format_help(self) -> str:
         import shutil  # y con él zlib, bz2 y lzma: 3 ms que solo paga quien pide ayuda

@@ -7,16 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import ipaddress
+import os
+from collections.abc import Callable
 from functools import partial
 from logging import ERROR, INFO, WARNING
 from typing import Any
 
-from ..addresses import Peer, format_address
+from ..addresses import Peer, format_address, unix_path
 from ..errors import BadMessage, BadService, BadTLSFile, Refusal, ServiceFailed, TLSFailed
 from ..observer import Observer
 from .log import Log
 from .sentences import bad_service, bad_tls_file, handshake_failed, named, reason
 from .traces import trace
+
+Tell = Callable[[int, str, str, dict[str, Any]], None]
+"""``Log.tell``."""
 
 _INTERVAL = 10.0  # segundos: se ve que algo dura sin llenar la pantalla
 _LINES = 10  # de cada clase en ese rato: bastan para ver de dónde viene, y quien las provoque no llena ningún disco
@@ -36,22 +42,13 @@ class Reporter(Observer):
 
     # -- la vida del servidor -------------------------------------------------------------------------------
 
-    def listening(self, line: str, addresses: list[Peer]) -> None:
-        """Empieza a escuchar."""
-        self._tell(INFO, "listening", line, {"addresses": addresses})
+    def listening(self, addresses: list[Peer], *, usual: bool, encrypted: bool) -> None:
+        """Empieza a escuchar en ``addresses``. ``usual``: si es donde siempre."""
+        tell_listening(self._tell, addresses, usual=usual, encrypted=encrypted)
 
     def measuring(self, addresses: list[Peer]) -> None:
         """Da las métricas en ``addresses``."""
-        where = " y ".join(f"http://{format_address(*address)}/metrics" for address in addresses)
-        self._tell(INFO, "measuring", f"Métricas en {where}", {"addresses": addresses})
-
-    def not_encrypted(self) -> None:
-        """Escucha fuera de esta máquina, sin TLS."""
-        line = (
-            "Aviso: fuera de esta máquina, sin cifrar, cualquiera por el camino lee y cambia los mensajes. Cifra con "
-            "--tls-cert y --tls-clave."
-        )
-        self._tell(WARNING, "not_encrypted", line, {})
+        tell_measuring(self._tell, addresses)
 
     def service_reloaded(self, name: str) -> None:
         """Cambió el fuente del servicio ``name``, y ya responde el nuevo."""
@@ -71,8 +68,7 @@ class Reporter(Observer):
 
     def stopped(self, cut: int) -> None:
         """Acabó, y tuvo que cortar ``cut`` conversaciones."""
-        for event in list(self._rations):
-            self._sum_up(event)
+        self._sum_up_all()
         line = f"Servidor detenido con {_count(cut)} sin entregar todo." if cut else "Servidor detenido."
         self._tell(WARNING if cut else INFO, "stopped", line, {"cut": cut})
 
@@ -158,12 +154,48 @@ class Reporter(Observer):
                 fields["traceback"] = steps
             self._tell(level, event, line, fields)
 
+    def _sum_up_all(self) -> None:
+        for event in list(self._rations):
+            self._sum_up(event)
+
     def _sum_up(self, event: str) -> None:
         ration = self._rations.pop(event, None)
         if ration and ration.hidden:
             seconds = max(1, round(self._loop.time() - ration.since))
             line = f"... y {ration.hidden} más en {seconds} s; lo último: {ration.last}"
             self._tell(ration.level, event, line, {"count": ration.hidden, "seconds": seconds})
+
+
+class WorkerReporter(Reporter):
+    """Lo que cuenta uno de varios procesos: lo que es de todos lo cuenta el padre. ``first``: si es el primero de los
+    suyos, que habla por los demás."""
+
+    def __init__(self, log: Log, loop: asyncio.AbstractEventLoop, *, first: bool) -> None:
+        super().__init__(log, loop)
+        self._first = first
+
+    def listening(self, addresses: list[Peer], *, usual: bool, encrypted: bool) -> None:
+        pass
+
+    def stopping(self, conversations: int) -> None:
+        pass
+
+    def stopped(self, cut: int) -> None:
+        self._sum_up_all()
+        if cut:
+            line = f"El proceso {os.getpid()} acaba con {_count(cut)} sin entregar todo."
+            self._tell(WARNING, "stopped", line, {"cut": cut})
+
+    def lowered(self, connections: int, wanted: int) -> None:
+        if self._first:
+            super().lowered(connections, wanted)
+
+    def measuring(self, addresses: list[Peer]) -> None:
+        pass
+
+    def service_reloaded(self, name: str) -> None:
+        if self._first:
+            super().service_reloaded(name)
 
 
 class Ration:
@@ -194,6 +226,33 @@ class Ration:
         self.hidden += 1
         self.last = line
         return False
+
+
+def tell_measuring(tell: Tell, addresses: list[Peer]) -> None:
+    """Se dan las métricas en ``addresses``."""
+    where = " y ".join(f"http://{format_address(*address)}/metrics" for address in addresses)
+    tell(INFO, "measuring", f"Métricas en {where}", {"addresses": addresses})
+
+
+def tell_listening(tell: Tell, addresses: list[Peer], *, usual: bool, encrypted: bool, processes: int = 0) -> None:
+    """Se escucha en ``addresses``. ``usual``: si es donde siempre. ``processes``: cuántos procesos, si los hay."""
+    where = "" if usual else " en " + " y ".join(format_address(*address) for address in addresses)
+    crowd = f", con {processes} procesos" if processes > 1 else ", con 1 proceso" if processes else ""
+    fields: dict[str, Any] = {"addresses": addresses}
+    if processes:
+        fields["processes"] = processes
+    tell(INFO, "listening", f"Servidor escuchando{where}{crowd}...", fields)
+    if not encrypted and not all(map(_is_local, addresses)):
+        line = (
+            "Aviso: fuera de esta máquina, sin cifrar, cualquiera por el camino lee y cambia los mensajes. Cifra con "
+            "--tls-cert y --tls-clave."
+        )
+        tell(WARNING, "not_encrypted", line, {})
+
+
+def _is_local(address: Peer) -> bool:
+    host, _ = address
+    return unix_path(host) is not None or ipaddress.ip_address(host).is_loopback
 
 
 def _still_serving(text: str) -> str:

@@ -35,6 +35,8 @@ SERVER_LIMITS = {
     "linger": ("--plazo-cierre", "callado un cliente tras la despedida, hasta cerrar"),
     "linger_quiet": ("--calma-cierre", "lo mismo, al detener el servidor"),
     "drain": ("--plazo-parada", "para entregar lo debido, al despedirse o al detener el servidor"),
+    "worker_timeout": ("--plazo-proceso", "con --procesos, sin señales de vida de uno, hasta poner otro"),
+    "handover": ("--plazo-relevo", "al recargar, para las conversaciones de los procesos de antes; 0, lo que duren"),
 }
 CLIENT_LIMITS = {
     "reply_silence": ("--silencio", "callado el servidor, hasta dar por entera una respuesta sin fin de línea"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import signal
 import socket
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse
@@ -23,6 +25,8 @@ from ..support.programs import SERVER, Program, fails, run, running_server
 from ..support.prometheus import get
 from ..support.sockets import ask, connect, fill, receive_all
 from ..support.waiting import wait_until
+
+several = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="mira en /proc a los procesos de Linux")
 
 
 def address_of(server: Program) -> str:
@@ -189,3 +193,168 @@ def test_each_reason_is_told(error: type[NetworkError], words: str, monkeypatch:
 @pytest.mark.parametrize("place", ["", "9100", ":9100", "localhost", "localhost:", "::1:9100", "[]:1", "a:70000"])
 def test_what_is_not_a_place(place: str) -> None:
     fails(run([*SERVER, f"--metricas={place}"]), 2, "--metricas", "debe ser")
+
+
+# -- con varios procesos ------------------------------------------------------------------------------------
+
+
+def children(server: Program) -> set[int]:
+    """Los hijos del programa que viven."""
+    found = set()
+    for task in Path(f"/proc/{server.process.pid}/task").iterdir():
+        found |= set(map(int, (task / "children").read_text().split()))
+    return found
+
+
+def talk(port: int, times: int) -> None:
+    """Unas cuantas conversaciones, de un mensaje cada una."""
+    for _ in range(times):
+        with connect(port) as sock:
+            sock.sendall(b"hola\nDESCONEXION\n")
+            assert receive_all(sock) == "HOLA\nConexión cerrada\n".encode()
+
+
+@several
+def test_several_processes_are_counted_as_one() -> None:
+    with running_server("--metricas", "127.0.0.1:0", "--procesos", "3") as (server, port):
+        url = address_of(server)
+        assert len(children(server)) == 4
+        talk(port, 30)
+        wait_until(lambda: values(url)["connections_closed_total",] == 30)
+        found = values(url)
+        assert found["messages_total", "ok"] == found["goodbyes_total",] == 30
+        assert found["processes_serving",] == found["processes_wanted",] == 3
+        assert found["process_restarts_total",] == found["connections_open",] == 0
+        assert get(f"{url}/salud").text == get(f"{url}/lista").text == "bien\n"
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert server.output.endswith("Servidor detenido.\n")
+        with pytest.raises(OSError, match="refused"):
+            get(url)
+
+
+@several
+def test_counts_never_go_back_when_processes_are_killed() -> None:
+    with running_server("--metricas", "127.0.0.1:0", "--procesos", "2") as (server, port):
+        url = address_of(server)
+        web = helper_of(server, url)
+        with connect(port) as lost:
+            assert ask(lost, "hola") == "HOLA"
+            sent = 1
+            for turn in range(1, 4):
+                talk(port, 10)
+                sent += 10
+                wait_until(lambda sent=sent: values(url)["messages_total", "ok"] == sent)  # type: ignore[misc]
+                for child in children(server) - {web}:
+                    os.kill(child, signal.SIGKILL)
+                wait_until(lambda turn=turn: values(url)["process_restarts_total",] == 2 * turn)  # type: ignore[misc]
+                assert values(url)["messages_total", "ok"] == sent
+                wait_until(lambda: values(url)["processes_serving",] == 2)
+                assert values(url)["connections_open",] == 0
+        server.signal(signal.SIGTERM)
+        server.wait()
+
+
+def helper_of(server: Program, url: str) -> int:
+    """Cuál de los hijos da las métricas: el que no tiene el socket del servidor, sino el de ellas."""
+    place = int(url.rpartition(":")[2])
+    for child in children(server):
+        if listens(child, place):
+            return child
+    raise AssertionError("nadie da las métricas")
+
+
+def listens(pid: int, port: int) -> bool:
+    """Si ese proceso tiene abierto un socket a la escucha en ``port``."""
+    inodes = set()
+    for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
+            inodes.add(f"socket:[{fields[9]}]")
+    open_files = set()
+    for one in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            open_files.add(os.readlink(one))
+    return bool(inodes & open_files)
+
+
+@several
+def test_who_gives_the_metrics_is_replaced_and_holds_nothing_of_the_server() -> None:
+    with running_server("--metricas", "127.0.0.1:0", "--procesos", "2") as (server, port):
+        url = address_of(server)
+        first = helper_of(server, url)
+        assert not listens(first, port)
+        assert [child for child in children(server) if listens(child, int(url.rpartition(":")[2]))] == [first]
+        talk(port, 3)
+        os.kill(first, signal.SIGTERM)  # a todos se les envía al detener la máquina, y este espera a los demás
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: len(children(server) - {first}) == 3)
+        assert get(f"{url}/salud").status == 200
+        assert values(url)["messages_total", "ok"] == 3
+        assert values(url)["process_restarts_total",] == 0
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+
+
+@several
+def test_when_the_parent_is_killed_nobody_stays() -> None:
+    with running_server("--metricas", "127.0.0.1:0", "--procesos", "2") as (server, _):
+        address_of(server)
+        born = children(server)
+        assert len(born) == 3
+        server.process.kill()
+        wait_until(lambda: not any(Path(f"/proc/{child}").exists() and not is_dead(child) for child in born))
+
+
+def is_dead(pid: int) -> bool:
+    """Si acabó y nadie ha recogido aún cómo."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+@several
+def test_while_they_stop_it_is_told() -> None:
+    options = ("--metricas", "127.0.0.1:0", "--procesos", "2", "--plazo-parada", "3600")
+    with running_server(*options) as (server, port), connect(port) as sock:
+        url = address_of(server)
+        fill(sock)
+        server.signal(signal.SIGTERM)
+        wait_until(lambda: get(f"{url}/lista").text == "deteniendo\n")
+        assert get(f"{url}/salud").status == 200
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 1
+
+
+@several
+def test_a_reload_is_counted_and_goes_on_counting(tmp_path: Path) -> None:
+    file = tmp_path / "servidor.conf"
+    file.write_text("procesos = 2\n")
+    with running_server("--metricas", "127.0.0.1:0", "--configuracion", str(file)) as (server, port):
+        url = address_of(server)
+        talk(port, 5)
+        with connect(port) as staying:
+            assert ask(staying, "hola") == "HOLA"
+            file.write_text("procesos = 3\n")
+            server.signal(signal.SIGHUP)
+            wait_until(lambda: values(url)["configuration_reloads_total", "ok"] == 1)
+            wait_until(lambda: values(url)["processes_serving",] == values(url)["processes_wanted",] == 3)
+            assert ask(staying, "sigue") == "SIGUE"
+            found = values(url)
+            assert found["connections_open",] == 1
+            assert found["messages_total", "ok"] == 7
+            file.write_text("procesos = muchos\n")
+            server.signal(signal.SIGHUP)
+            wait_until(lambda: values(url)["configuration_reloads_total", "failed"] == 1)
+            assert values(url)["processes_serving",] == 3
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+
+
+@several
+def test_with_several_what_cannot_be_is_said_too() -> None:
+    options = [*SERVER, "--puerto", "0", "--procesos", "2", "--metricas"]
+    fails(run([*options, "127.0.0.1:0"], env=without_the_extra()), 1, "prometheus-client", "pip install")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        fails(run([*options, f"127.0.0.1:{taken.getsockname()[1]}"]), 1, "ocupado", "--metricas")

@@ -150,7 +150,7 @@ def test_how_serious_each_thing_is() -> None:
         (logging.ERROR, ["cannot_accept"]),
     ):
         reporter, book, _ = reporting(level)
-        reporter.listening("escuchando", [PEER])
+        reporter.listening([PEER], usual=False, encrypted=True)
         reporter.accepted(PEER)
         reporter.said_goodbye(PEER)
         reporter.left(PEER)

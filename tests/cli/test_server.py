@@ -315,5 +315,5 @@ def test_an_interrupt_before_serving_is_not_a_traceback(monkeypatch: pytest.Monk
         coroutine.close()  # type: ignore[attr-defined]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "run", interrupt)
+    monkeypatch.setattr("comunicacion_tcp.cli.serving.run", interrupt)
     assert module.main([]) == 0

@@ -51,7 +51,7 @@ function _shtab_servidor_tcp_using
 end
 
 set -g _shtab_servidor_tcp_commands
-set -g _shtab_servidor_tcp_opts_with_value --calma-cierre --cola --hilos --host --keepalive --max-conexiones --max-mensaje --max-por-direccion --max-salida --mensajes-por-turno --metricas --nivel --pausa-aceptar --plazo-cierre --plazo-inactivo --plazo-mensaje --plazo-parada --plazo-salida --plazo-servicio --plazo-tls --puerto --registro --reserva --servicio --silencio --tls-ca --tls-cert --tls-clave --umbral-salida
+set -g _shtab_servidor_tcp_opts_with_value --calma-cierre --cola --configuracion --hilos --host --keepalive --max-conexiones --max-mensaje --max-por-direccion --max-salida --mensajes-por-turno --metricas --nivel --pausa-aceptar --plazo-cierre --plazo-inactivo --plazo-mensaje --plazo-parada --plazo-proceso --plazo-relevo --plazo-salida --plazo-servicio --plazo-tls --procesos --puerto --registro --reserva --servicio --silencio --tls-ca --tls-cert --tls-clave --umbral-salida
 
 complete -c servidor-tcp -e
 complete -c servidor-tcp -f
@@ -62,6 +62,7 @@ complete -c servidor-tcp -n _shtab_servidor_tcp_using -l host -xka "(__fish_prin
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l puerto -x -d 'puerto; 0 toma uno libre (5000)'
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l servicio -x -d 'función de Python que responde cada mensaje: recibe su texto y devuelve otro; el módulo se busca primero en esta carpeta (sin ella, mayúsculas)'
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l hilos -x -d 'mensajes que responde a la vez una función que espera; 0, sin hilos: más rápido si nunca espera a nada (32)'
+complete -c servidor-tcp -n _shtab_servidor_tcp_using -l procesos -x -d 'procesos que sirven a la vez, con otro que repone al que muere y, con SIGHUP, los cambia a todos por otros; auto, uno por procesador (sin ella, uno y sin nadie más)'
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l recargar -d 'lee otra vez el servicio cuando cambian sus ficheros, sin cortar a nadie'
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l registro -xka "llano fecha json" -d 'cómo se cuenta cada cosa que pasa: llano, solo la frase; fecha, con la hora y la gravedad; json, un objeto por línea (llano)'
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l nivel -xka "info aviso error" -d 'lo menos grave que se cuenta: info, aviso o error (info)'
@@ -69,6 +70,7 @@ complete -c servidor-tcp -n _shtab_servidor_tcp_using -l metricas -x -d 'dónde 
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l tls-cert -xka "(__fish_complete_path (commandline -ct))" -d 'certificado con que cifrar; se lee otra vez si cambia'
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l tls-clave -xka "(__fish_complete_path (commandline -ct))" -d 'su clave, si no está en el mismo fichero'
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l tls-ca -xka "(__fish_complete_path (commandline -ct))" -d 'solo entra quien trae un certificado firmado por estos'
+complete -c servidor-tcp -n _shtab_servidor_tcp_using -l configuracion -xka "(__fish_complete_path (commandline -ct))" -d 'lee de ahí las opciones que no se den de otra manera: en cada línea, opción = valor'
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l max-mensaje -x -d 'bytes de un mensaje (1048576)'
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l max-salida -x -d 'bytes de una respuesta (4194304)'
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l umbral-salida -x -d 'bytes de respuestas por leer con que se deja de responder (262144)'
@@ -88,3 +90,5 @@ complete -c servidor-tcp -n _shtab_servidor_tcp_using -l keepalive -x -d 'sin no
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l plazo-cierre -x -d 'callado un cliente tras la despedida, hasta cerrar (2)'
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l calma-cierre -x -d 'lo mismo, al detener el servidor (0.5)'
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l plazo-parada -x -d 'para entregar lo debido, al despedirse o al detener el servidor (10)'
+complete -c servidor-tcp -n _shtab_servidor_tcp_using -l plazo-proceso -x -d 'con --procesos, sin señales de vida de uno, hasta poner otro (10)'
+complete -c servidor-tcp -n _shtab_servidor_tcp_using -l plazo-relevo -x -d 'al recargar, para las conversaciones de los procesos de antes; 0, lo que duren (600)'

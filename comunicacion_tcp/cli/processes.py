@@ -1,0 +1,222 @@
+"""``--procesos``: el padre de los procesos que sirven. Abre los sockets, los vigila y cuenta lo que les pasa.
+
+Aquí no se sirve nada (``server.py``), no se decide cuándo hace falta otro (``comunicacion_tcp/supervision.py``) ni se
+crea ninguno (``comunicacion_tcp/supervisor.py``).
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from logging import ERROR, INFO, WARNING
+
+from ..addresses import Peer
+from ..board import CONFIGURATION_RELOADS, HEARTBEAT, RESTARTS, STOPPING, WANTED_PROCESSES, Board
+from ..descriptors import raise_limit
+from ..errors import NetworkError
+from ..listener import address_of, file_of, open_sockets, remove_file
+from ..processors import available
+from ..supervision import Supervision, Watcher
+from ..supervisor import Helper, Seat, Supervisor
+from .log import LEVELS, Log, lines_lost, logging_to
+from .metrics import CannotMeasure, open_metrics
+from .output import CarefulOutput
+from .report import tell_listening, tell_measuring
+from .sentences import listening_failed
+from .serving import AUTO, FAILED, OK, Launch, Post, formatter_of, is_usual_place
+from .terminal import complain, is_terminal
+
+TYPE_CHECKING = False  # como la de typing, sin pagar su importación
+if TYPE_CHECKING:
+    from ..metrics import MetricsServer
+
+# Puestos en la pizarra: dos generaciones de los más que se pueden pedir, y no llega a los 2 MB.
+_SEATS = 2048
+
+
+def in_processes(launch: Launch, again: Callable[[], Launch]) -> int | tuple[Launch, Post]:
+    """Vuelve en el padre cuando todo acaba, con el código de salida, y en cada hijo en cuanto nace. ``again``: lo que
+    se pide ahora, leído otra vez; si está mal lo dice, y lanza ``SystemExit``."""
+    options, limits = launch
+    raise_limit(limits.max_connections + limits.reserve)
+    try:
+        sockets = open_sockets(options.host, options.puerto, limits.backlog, limits.keepalive)
+    except NetworkError as error:
+        complain(listening_failed(error))
+        return FAILED
+    board, web = None, None
+    if options.metricas:
+        board = Board(_SEATS, started=time.time())
+        try:
+            web = open_metrics(options.metricas, board)
+        except CannotMeasure as error:
+            complain(str(error))
+            return FAILED
+    formatter = formatter_of(options, several=True)
+    output = CarefulOutput(sys.stdout, lambda count: formatter.format(lines_lost(count)))
+    files = [(address_of(sock), file_of(address_of(sock))) for sock in sockets]
+    with logging_to(output.write, formatter, LEVELS[options.nivel]) as log:
+        fleet = _Fleet(launch, again, sockets, log, output, board, web.addresses if web else [])
+        outcome = fleet.run()
+        if isinstance(outcome, Helper):
+            return _give_metrics(web, sockets, outcome)
+        if web:
+            web.release()
+        if isinstance(outcome, Seat):
+            return fleet.launches[outcome.generation], Post(outcome, sockets, board)
+    for address, file in files:
+        remove_file(address, file)
+    return outcome
+
+
+def _give_metrics(web: MetricsServer | None, sockets: list[socket.socket], helper: Helper) -> int:
+    """Lo que hace el proceso aparte, hasta que acaben los demás: alguien debe decir que se están deteniendo."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for sock in sockets:
+        sock.close()
+    if web:
+        web.run(helper.parent)
+    return OK
+
+
+class _Fleet(Watcher):
+    """El padre: pide las recargas, y cuenta lo que pasa."""
+
+    def __init__(
+        self,
+        launch: Launch,
+        again: Callable[[], Launch],
+        sockets: list[socket.socket],
+        log: Log,
+        output: CarefulOutput,
+        board: Board | None,
+        measured_at: list[Peer],
+    ) -> None:
+        self.launches = {0: launch}  # de cada generación, lo que se pidió
+        self._again = again
+        self._sockets = sockets
+        self._tell = log.tell
+        self._output = output
+        self._supervision = Supervision(_wanted(launch), launch.limits, self)
+        self._measured_at = measured_at
+        self._board = board or Board()  # sin métricas, una que nadie lee
+        self._row = self._board.launcher
+        self._row.take(time.monotonic())
+        self._supervisor = Supervisor(self._supervision, self._reload, self._turn, helped=board is not None)
+
+    def run(self) -> int | Seat | Helper:
+        """El código de salida o, en un hijo, su puesto."""
+        outcome = self._supervisor.run()
+        if isinstance(outcome, int):
+            line = "Servidor detenido con conversaciones sin entregar todo." if outcome else "Servidor detenido."
+            self._tell(WARNING if outcome else INFO, "stopped", line, {})
+            self._output.flush()
+        return outcome
+
+    # -- en cada vuelta -------------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        self._row.cells[HEARTBEAT] = time.monotonic()
+        self._row.cells[WANTED_PROCESSES] = self._supervision.wanted
+        self._row.cells[STOPPING] = self._supervision.stopping
+        if self._supervision.stopping and self._sockets:
+            # Antes que los hijos: así el último de ellos que cierre es quien acepta a los que aún esperaban.
+            for sock in self._sockets:
+                sock.close()
+            self._sockets.clear()
+            if is_terminal(sys.stdout):
+                self._output.write("")  # detrás de «^C»
+        self._output.flush()
+
+    def _reload(self) -> None:
+        first = self.launches[0].options
+        try:
+            launch = self._again()
+        except SystemExit:  # ya dijo qué está mal
+            self._row.cells[CONFIGURATION_RELOADS["failed"]] += 1
+            self._tell(ERROR, "reload_failed", "Se sigue con la configuración de antes.", {})
+            return
+        if (launch.options.host, launch.options.puerto) != (first.host, first.puerto):
+            line = "Aviso: --host y --puerto no cambian al recargar. Para eso, detén el servidor y arráncalo otra vez."
+            self._tell(WARNING, "address_kept", line, {})
+        if launch.options.metricas != self.launches[0].options.metricas:
+            line = "Aviso: --metricas no cambia al recargar. Para eso, detén el servidor y arráncalo otra vez."
+            self._tell(WARNING, "address_kept", line, {})
+        self._tell(INFO, "reloading", "Recargando la configuración, el certificado y el servicio...", {})
+        for sock in self._sockets:
+            sock.listen(launch.limits.backlog)
+        number = self._supervision.reload(_wanted(launch))
+        self.launches[number] = launch
+
+    # -- lo que pasa ----------------------------------------------------------------------------------------
+
+    def serving(self) -> None:
+        options = self.launches[0].options
+        tell_listening(
+            self._tell,
+            [address_of(sock) for sock in self._sockets],
+            usual=is_usual_place(options),
+            encrypted=bool(options.tls_cert),
+            processes=self._supervision.serving,
+        )
+        if self._measured_at:
+            tell_measuring(self._tell, self._measured_at)
+
+    def ended(self, row: int) -> None:
+        self._board.seat(row).leave()
+
+    def replaced(self, pid: int) -> None:
+        self._tell(INFO, "worker_replaced", f"El proceso {pid} sirve ya en su lugar.", {"worker": pid})
+
+    def died(self, pid: int, status: int) -> None:
+        self._row.cells[RESTARTS] += 1
+        line = f"El proceso {pid} ha acabado sin que nadie se lo pidiera ({_how(status)}): se pone otro."
+        self._tell(WARNING, "worker_died", line, {"worker": pid, "status": status})
+
+    def hung(self, pid: int, seconds: float) -> None:
+        self._row.cells[RESTARTS] += 1
+        line = f"El proceso {pid} lleva {seconds:.0f} s sin dar señales de vida: se corta."
+        self._tell(ERROR, "worker_hung", line, {"worker": pid, "seconds": round(seconds, 3)})
+
+    def not_started(self, pid: int, status: int, delay: float) -> None:
+        self._row.cells[RESTARTS] += 1
+        who = (
+            f"El proceso {pid} ha acabado sin llegar a servir ({_how(status)})"
+            if pid
+            else "No se pueden crear procesos"
+        )
+        line = f"{who}: se prueba otra vez en {delay:g} s."
+        self._tell(ERROR, "worker_not_started", line, {"worker": pid, "status": status, "seconds": delay})
+
+    def gave_up(self, failures: int) -> None:
+        tries = "a la primera" if failures == 1 else f"en {failures} intentos"
+        line = f"Ningún proceso ha conseguido servir {tries}, y no se intenta más."
+        self._tell(ERROR, "gave_up", line, {"failures": failures})
+
+    def reloaded(self) -> None:
+        self._row.cells[CONFIGURATION_RELOADS["ok"]] += 1
+        line = "Recargado: sirven procesos nuevos, y los de antes acaban lo que tienen."
+        self._tell(INFO, "reloaded", line, {})
+
+    def reload_failed(self, pid: int, status: int) -> None:
+        self._row.cells[CONFIGURATION_RELOADS["failed"]] += 1
+        who = f"el proceso {pid}, nuevo, acabó sin llegar a servir ({_how(status)})" if pid else "no se crean procesos"
+        self._tell(ERROR, "reload_failed", f"Se sigue con los procesos de antes: {who}.", {"status": status})
+
+
+def _wanted(launch: Launch) -> int:
+    wanted = launch.options.procesos
+    return available() if wanted == AUTO or not wanted else int(wanted)
+
+
+def _how(status: int) -> str:
+    """Cómo acabó un proceso."""
+    if status >= 0:
+        return f"código {status}"
+    try:
+        return f"señal {signal.Signals(-status).name}"
+    except ValueError:
+        return f"señal {-status}"

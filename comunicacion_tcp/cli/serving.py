@@ -1,0 +1,287 @@
+"""Un proceso que sirve, solo o con otros: del servicio que se pidió a «Servidor detenido», y las señales por medio.
+
+Aquí no están las opciones (``server.py``) ni el padre de varios procesos (``processes.py``). Lo que se cuenta es de
+``report.py``; aceptar, responder y cerrar, de ``comunicacion_tcp/server.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ..board import Board
+from ..descriptors import raise_limit
+from ..errors import BadService, BadTLSFile, NetworkError
+from ..fresh_imports import FreshImports
+from ..limits import Limits
+from ..loading import load_service
+from ..loops import run
+from ..server import Server
+from ..services import Service, uppercase
+from ..supervision import CUT, RETIRE
+from ..supervisor import Seat
+from ..tls import ServerTLS
+from .log import FORMATS, LEVELS, JsonFormatter, Log, lines_lost, logging_to
+from .metrics import CannotMeasure, Metrics, MetricsAlone
+from .output import Output, by_lines, sink_of
+from .reloading import Told, keep_fresh
+from .report import Reporter, WorkerReporter
+from .sentences import bad_service, bad_tls_file, listening_failed
+from .terminal import complain, is_terminal
+
+OK, FAILED, USAGE = 0, 1, 2  # el 2 lo pone argparse
+HOST, PORT = "localhost", 5000
+AUTO = "auto"  # --procesos: uno por procesador
+
+# Segundos que se espera, detenido ya el servidor, a lo que el servicio dejó a medias: un hilo que no vuelve, o una
+# tarea que no se deja cancelar. Más que lo que espera la salida (output.py).
+_LAST_WAIT = 2.0
+_STUCK = 1.0  # segundos sin que gire el bucle: nada nuestro lo ocupa tanto
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Launch(NamedTuple):
+    """Lo que se pidió: las opciones y los límites."""
+
+    options: argparse.Namespace
+    limits: Limits
+
+
+class Post(NamedTuple):
+    """Lo que recibe uno de varios procesos: su puesto, los sockets que escuchan y, si se piden métricas, la pizarra en
+    que apuntar."""
+
+    seat: Seat
+    sockets: list[socket.socket]
+    board: Board | None
+
+
+def is_usual_place(options: argparse.Namespace) -> bool:
+    """Si se escucha donde siempre, y no hace falta decirlo."""
+    return (options.host, options.puerto) == (HOST, PORT)
+
+
+def formatter_of(options: argparse.Namespace, *, several: bool) -> logging.Formatter:
+    """La forma de cada línea. ``several``: si escriben varios procesos, y conviene saber cuál."""
+    formatter = FORMATS[options.registro]()
+    if several and isinstance(formatter, JsonFormatter):
+        formatter.process = os.getpid()
+    return formatter
+
+
+def serve(launch: Launch, post: Post | None = None) -> int:
+    """Sirve hasta que se le pida acabar, y devuelve el código de salida. ``post``: si es uno de varios procesos."""
+    options = launch.options
+    if options.servicio:
+        _take_keyboard_away()
+    with FreshImports(options.servicio) if options.recargar else contextlib.nullcontext() as imports:
+        # Antes de que haya un bucle: un módulo puede querer el suyo mientras se importa.
+        try:
+            service = imports.load() if imports else _load(options.servicio)
+        except BadService as bad:
+            complain(bad_service(bad))
+            return FAILED
+        return _listen(launch, post, service, imports)
+
+
+def _take_keyboard_away() -> None:
+    """Un servicio que pregunta por el teclado falla en el acto, y no espera a quien no sabe que le preguntan."""
+    with contextlib.suppress(OSError):
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.close(nothing)
+
+
+def _load(name: str | None) -> Service:
+    return uppercase if name is None else load_service(name)
+
+
+def _listen(launch: Launch, post: Post | None, service: Service, imports: FreshImports | None) -> int:
+    options = launch.options
+    formatter = formatter_of(options, several=post is not None)
+    sink, encoding = sink_of(sys.stdout)
+    try:
+        output = Output(by_lines(sink) if post else sink, encoding, lambda count: formatter.format(lines_lost(count)))
+    except RuntimeError:
+        complain("El sistema no deja crear el hilo que escribe la salida. Sube el límite de procesos con «ulimit -u».")
+        return FAILED
+    try:
+        # Lo que escriba un servicio va con los errores: en la salida solo hay líneas del registro.
+        apart = contextlib.redirect_stdout(sys.stderr) if options.servicio else contextlib.nullcontext()
+        with apart, logging_to(output.write, formatter, LEVELS[options.nivel]) as log:
+            return run(_serve(launch, post, service, imports, log, output))
+    finally:
+        output.close()
+
+
+async def _serve(
+    launch: Launch, post: Post | None, service: Service, imports: FreshImports | None, log: Log, output: Output
+) -> int:
+    options, limits = launch
+    loop = asyncio.get_running_loop()
+    reporter = WorkerReporter(log, loop, first=post.seat.first) if post else Reporter(log, loop)
+    loop.set_exception_handler(reporter.failed)
+    raise_limit(limits.max_connections + limits.reserve)
+    try:
+        tls = ServerTLS(options.tls_cert, options.tls_clave, options.tls_ca) if options.tls_cert else None
+    except BadTLSFile as error:
+        complain(bad_tls_file(error))
+        return FAILED
+    server = Server(
+        service,
+        options.host,
+        options.puerto,
+        limits=limits,
+        observer=reporter,
+        tls=tls,
+        threads=options.hilos,
+        sockets=post.sockets if post else None,
+    )
+    try:
+        metrics = _metrics(options, post, server, tls)
+    except CannotMeasure as error:
+        complain(str(error))
+        return FAILED
+    end = _End(server, metrics)
+    if post:
+        post.seat.attend(loop, end.obey, limits.worker_timeout)
+        _handle_signals(loop, end.ask, signal.SIGTERM)  # las de la terminal son para el padre
+    else:
+        _handle_signals(loop, end.insist, *_SIGNALS)
+    try:
+        await server.start()
+    except NetworkError as error:
+        complain(listening_failed(error))
+        if metrics:
+            metrics.close()
+        return FAILED
+    reporter.listening(server.addresses, usual=is_usual_place(options), encrypted=tls is not None)
+    if metrics:
+        metrics.serving()
+        reporter.measuring(metrics.addresses)
+    told: list[Told] = [reporter, metrics.meter] if metrics else [reporter]
+    reloading = loop.create_task(keep_fresh(imports, server, told)) if imports else None
+    if post:
+        post.seat.ready()
+    await end.asked.wait()
+    if reloading:
+        reloading.cancel()
+    loop.set_exception_handler(lambda *_: None)  # acabando, lo que asyncio dejó aplazado ya no le importa a nadie
+    if not post and is_terminal(sys.stdout):
+        output.write("")  # detrás de «^C»
+    reporter.stopping(server.conversations)
+    cut = await end.drain()
+    _ignore_signals()
+    if metrics:
+        metrics.close()
+    reporter.stopped(cut)
+    code = FAILED if cut else OK
+    _end_anyway(output, code)
+    return code
+
+
+def _metrics(options: argparse.Namespace, post: Post | None, server: Server, tls: ServerTLS | None) -> Metrics | None:
+    """Las métricas que se pidieran. Error: ``CannotMeasure``."""
+    if post:
+        return Metrics(server, tls, post.board.seat(post.seat.row)) if post.board else None
+    return MetricsAlone(server, tls, options.metricas) if options.metricas else None
+
+
+class _End:
+    """Cuándo y con qué prisa se detiene ``server``, y con él lo que dice en ``metrics``."""
+
+    def __init__(self, server: Server, metrics: Metrics | None) -> None:
+        self.asked = asyncio.Event()
+        """Se pidió acabar."""
+        self._server = server
+        self._metrics = metrics
+        self._hurry = False
+        self._draining = False
+        self._retiring: asyncio.Task[None] | None = None
+
+    def ask(self) -> None:
+        """Que acabe; pedirlo otra vez no cambia nada."""
+        self.asked.set()
+
+    def insist(self) -> None:
+        """Que acabe; la segunda vez, ya."""
+        self._hurry = self.asked.is_set()
+        self.asked.set()
+        if self._draining and self._hurry:
+            self._server.cut()
+
+    def obey(self, order: str) -> None:
+        """Hace lo que le ordena el padre."""
+        if order == RETIRE:
+            self._retiring = asyncio.get_running_loop().create_task(self._retire())
+            return
+        self.ask()
+        if order == CUT:
+            self.insist()
+
+    async def drain(self) -> int:
+        """Detiene el servidor; cuántas conversaciones cortó."""
+        self._draining = True
+        if self._metrics:
+            self._metrics.stopping()
+        return await self._server.drain(0 if self._hurry else None)
+
+    async def _retire(self) -> None:
+        if self._metrics:
+            self._metrics.stopping()
+        await self._server.retire()
+        self.ask()
+
+
+def _end_anyway(output: Output, code: int) -> None:
+    """Si dentro de un rato el proceso sigue, acaba con ``code``: a lo que dejó el servicio lo esperarían, quizá para
+    siempre, tanto asyncio como Python."""
+
+    def end() -> None:
+        output.close()
+        os._exit(code)
+
+    timer = threading.Timer(_LAST_WAIT, end)
+    timer.daemon = True
+    with contextlib.suppress(RuntimeError):  # el sistema no da más hilos
+        timer.start()
+
+
+def _handle_signals(loop: asyncio.AbstractEventLoop, handler: Callable[[], None], *signals: int) -> None:
+    """Con cada señal de ``signals``, ``handler`` en el bucle. Si un servicio no lo deja girar, la que llegue ``_STUCK``
+    segundos después de una que aún no se ha atendido acaba el proceso: si no, Ctrl-C no haría nada."""
+    unseen: float | None = None  # desde cuándo hay alguna sin atender
+
+    def see() -> None:
+        nonlocal unseen
+        unseen = None
+        handler()
+
+    # No es loop.add_signal_handler, que no hace nada hasta que el bucle gira (y en Windows no está).
+    def on_signal(*_: object) -> None:
+        nonlocal unseen
+        now = time.monotonic()
+        unseen = unseen or now
+        if now - unseen > _STUCK:
+            complain("El servicio tiene ocupado el servidor y no se puede detener con cuidado: se corta todo.")
+            os._exit(FAILED)
+        loop.call_soon_threadsafe(see)
+
+    for number in signals:
+        signal.signal(number, on_signal)
+
+
+def _ignore_signals() -> None:
+    """Ya no queda nada que cortar antes: otra señal solo estropearía el final."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

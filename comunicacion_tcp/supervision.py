@@ -1,0 +1,352 @@
+"""``Supervision``: qué hacer con los procesos que sirven. Puro: le cuentan lo que pasa, con su hora, y dice qué toca.
+
+Aquí no se crea ni se mata ningún proceso (``supervisor.py``) ni se le dice nada a una persona (``Watcher``).
+
+La vida de un proceso:
+
+    estado      pasa                                          y entonces
+    ----------  --------------------------------------------  -----------------------------------------------
+    empezando   dice que ya sirve                             sirviendo
+    empezando   muere, o tarda ``START_PATIENCE``             otro intento, cada vez más tarde; o se deja
+    sirviendo   muere                                         se pone otro: ya, si no era recién nacido
+    sirviendo   calla ``limits.worker_timeout``               se mata, y se pone otro
+    sirviendo   se recarga, y los nuevos ya sirven todos      yéndose: acaba sus conversaciones
+    yéndose     pasa ``limits.handover``                      cerrando
+    cualquiera  se detiene el servidor                        cerrando: responde lo que tiene y acaba
+    cerrando    pasa ``limits.drain`` y ``END_PATIENCE``      se mata
+
+Una *generación* son los procesos que empezaron con la misma configuración y el mismo servicio. De cada una empieza
+primero uno solo: si el servicio no se deja importar, o el certificado no vale, se sabe por él, y se dice una vez. La
+siguiente sirve junto a la de antes hasta que está completa; si no lo consigue, se queda la de antes.
+"""
+
+from __future__ import annotations
+
+from .limits import Limits
+from .records import Record
+
+START_PATIENCE = 60.0  # segundos desde que un proceso nace hasta que sirve: importar algo muy pesado tarda menos
+END_PATIENCE = 5.0  # segundos, además de limits.drain, para acabar: lo que esperan la salida y el servicio, y de sobra
+MOST_FAILURES = 5  # intentos seguidos de que empiece el primero: con más, solo se tarda más en saber que no puede
+YOUNG = 1.0  # segundos: quien muere antes de llevar sirviendo esto morirá otra vez, y reponerlo ya sería no parar
+_FIRST_DELAY = 0.1  # segundos hasta el segundo intento; cada uno espera el doble que el anterior
+_LONGEST_DELAY = 30.0  # y como mucho esto: quien arregla lo que falla no espera más a que se note
+_TURN = 1.0  # segundos entre dos miradas, como mucho
+
+STARTING, SERVING, RETIRING, CLOSING, KILLED = "empezando", "sirviendo", "yéndose", "cerrando", "muerto"
+
+# Lo que se le ordena a un proceso.
+RETIRE, DRAIN, CUT = "retire", "drain", "cut"
+
+
+class Fork(Record):
+    """Que nazca un proceso de la generación ``generation``. ``row``: un número que no tiene ningún otro de los que
+    viven, el menor. ``first``: si es el primero de los suyos."""
+
+    generation: int = 0
+    row: int = 0
+    first: bool = False
+
+
+class Order(Record):
+    """Que se diga ``what`` al proceso ``pid``: ``RETIRE`` (no aceptes, y acaba lo que tienes), ``DRAIN`` (responde lo
+    recibido, cierra y acaba) o ``CUT`` (acaba ya)."""
+
+    pid: int = 0
+    what: str = ""
+
+
+class Kill(Record):
+    """Que se mate al proceso ``pid``, sin pedírselo."""
+
+    pid: int = 0
+
+
+Action = Fork | Order | Kill
+
+
+class Watcher:
+    """A quién se cuenta lo que pasa con los procesos. Aquí no hace nada; se hereda lo que interese.
+
+    ``status``, en todos: el código de salida del proceso o, si es negativo, la señal que lo mató.
+    """
+
+    def serving(self) -> None:
+        """Están todos por primera vez."""
+
+    def replaced(self, pid: int) -> None:
+        """El proceso ``pid`` sirve ya en el sitio de uno que murió."""
+
+    def ended(self, row: int) -> None:
+        """Acabó el que tenía el número ``row``, como fuera; se cuenta antes de que lo tenga otro."""
+
+    def died(self, pid: int, status: int) -> None:
+        """Murió uno que servía; se pondrá otro."""
+
+    def hung(self, pid: int, seconds: float) -> None:
+        """Uno lleva ``seconds`` segundos sin dar señales de vida, y se le mata."""
+
+    def not_started(self, pid: int, status: int, delay: float) -> None:
+        """Uno murió sin llegar a servir; se probará con otro dentro de ``delay`` segundos."""
+
+    def gave_up(self, failures: int) -> None:
+        """Nadie sirve, ninguno consiguió empezar en ``failures`` intentos, y se deja de intentar."""
+
+    def reloaded(self) -> None:
+        """Sirven ya los nuevos, y los de antes acaban lo que tienen."""
+
+    def reload_failed(self, pid: int, status: int) -> None:
+        """El proceso ``pid``, de los nuevos, no consiguió empezar: se queda lo de antes."""
+
+
+class Worker:
+    """Un proceso."""
+
+    __slots__ = ("deadline", "generation", "heard", "pid", "row", "since", "state", "was")
+
+    def __init__(self, pid: int, fork: Fork, now: float) -> None:
+        self.pid = pid
+        self.generation = fork.generation
+        self.row = fork.row
+        self.state = STARTING
+        self.was = STARTING  # en qué estado estaba cuando se le mató
+        self.since = self.heard = now
+        self.deadline = 0.0  # hasta cuándo puede seguir en su estado, si está yéndose o cerrando
+
+
+class Supervision:
+    """La política. Se le cuenta cada cosa con su hora ``now`` (segundos de un reloj que no vuelve atrás), y después, o
+    como mucho cada ``pause()`` segundos, ``step(now)`` da lo que hay que hacer.
+
+    ``wanted``: cuántos procesos. Cuando ``exit_code`` deja de ser ``None``, se acabó.
+    """
+
+    def __init__(self, wanted: int, limits: Limits, watcher: Watcher) -> None:
+        self._limits = limits
+        self._watcher = watcher
+        self._wanted = {0: wanted}  # de cada generación que sirve o quiere servir
+        self._current = 0
+        self._candidate: int | None = None
+        self._last_generation = 0
+        self._asked: int | None = None  # otra recarga, pedida durante una: cuántos procesos
+        self._workers: dict[int, Worker] = {}
+        self._failures = 0
+        self._retry_at = 0.0
+        self._complete = False  # si estuvieron todos alguna vez
+        self._stopping = ""  # DRAIN o CUT
+        self._failed = False
+        self._orders: list[Action] = []
+        self._looked: float | None = None
+        self.exit_code: int | None = None
+        """Con qué código acabar, cuando ya no queda ningún proceso; hasta entonces, ``None``."""
+
+    @property
+    def stopping(self) -> bool:
+        """Si se está deteniendo."""
+        return bool(self._stopping)
+
+    @property
+    def reloading(self) -> bool:
+        """Si hay una generación nueva empezando."""
+        return self._candidate is not None
+
+    @property
+    def generation(self) -> int:
+        """La última que se pidió: la 0, o lo que devolvió ``reload``."""
+        return self._last_generation
+
+    @property
+    def pids(self) -> list[int]:
+        """Los procesos que viven."""
+        return list(self._workers)
+
+    @property
+    def wanted(self) -> int:
+        """Cuántos deben servir."""
+        return self._wanted[self._current]
+
+    @property
+    def serving(self) -> int:
+        """Cuántos sirven."""
+        return sum(worker.state == SERVING for worker in self._workers.values())
+
+    # -- lo que pasa ----------------------------------------------------------------------------------------
+
+    def forked(self, pid: int, fork: Fork, now: float) -> None:
+        """Nació el proceso que se pidió."""
+        self._workers[pid] = Worker(pid, fork, now)
+
+    def not_forked(self, fork: Fork, now: float) -> None:
+        """El sistema no da más procesos."""
+        self._could_not_start(0, 0, fork.generation, now)
+
+    def ready(self, pid: int, now: float) -> None:
+        """Dice que ya sirve."""
+        worker = self._workers.get(pid)
+        if worker and worker.state == STARTING:
+            worker.state, worker.since, worker.heard = SERVING, now, now
+            if self._complete and worker.generation == self._current:
+                self._watcher.replaced(pid)
+
+    def alive(self, pid: int, now: float) -> None:
+        """Da señales de vida."""
+        if pid in self._workers:
+            self._workers[pid].heard = now
+
+    def died(self, pid: int, status: int, now: float) -> None:
+        """Acabó con ``status``."""
+        worker = self._workers.pop(pid, None)
+        if worker is None:
+            return
+        self._watcher.ended(worker.row)
+        state = worker.was if worker.state == KILLED else worker.state
+        if self._stopping:
+            # A quien estaba sirviendo se le quería bien acabado; de quien no empezó, no esperaba nadie nada.
+            self._failed |= status != 0 and state != STARTING
+        elif state == STARTING:
+            self._could_not_start(pid, status, worker.generation, now)
+        elif state == SERVING:
+            if worker.state != KILLED:
+                self._watcher.died(pid, status)
+            self._failures = self._failures + 1 if now - worker.since < YOUNG else 0
+            self._retry_at = now + self._delay()
+
+    def reload(self, wanted: int) -> int:
+        """Que empiecen otros ``wanted`` y, cuando estén, se vayan los de ahora. Devuelve el número de la generación
+        nueva; si aún se está con otra, esta irá después."""
+        self._last_generation += 1
+        if self._candidate is None:
+            self._candidate = self._last_generation
+            self._wanted[self._candidate] = wanted
+        else:
+            self._asked = wanted
+        return self._last_generation
+
+    def stop(self) -> None:
+        """Que acaben todos, respondiendo lo que tengan; la segunda vez, ya."""
+        self._stopping = CUT if self._stopping else DRAIN
+        for worker in self._workers.values():
+            if worker.state != KILLED:
+                self._close(worker, self._stopping)
+
+    # -- lo que toca ----------------------------------------------------------------------------------------
+
+    def step(self, now: float) -> list[Action]:
+        """Lo que hay que hacer. De cada ``Fork`` hay que contar ``forked`` o ``not_forked`` antes de volver."""
+        if self._looked is not None and now - self._looked > _TURN + self._limits.worker_timeout / 2:
+            # Quien no ha mirado somos nosotros (Ctrl-Z, la máquina dormida): lo que dijeran está por leer.
+            for worker in self._workers.values():
+                worker.heard = now
+        self._looked = now
+        for worker in self._workers.values():
+            self._look_at(worker, now)
+        if self._stopping:
+            if not self._workers:
+                self.exit_code = 1 if self._failed else 0
+        else:
+            self._finish_reload()
+            self._fill(now)
+        orders, self._orders = self._orders, []
+        return orders
+
+    def pause(self, now: float) -> float:
+        """Segundos que se puede esperar, como mucho, hasta volver a llamar a ``step``."""
+        if self._retry_at > now:
+            return min(_TURN, self._retry_at - now)
+        return _TURN
+
+    # -- por dentro -----------------------------------------------------------------------------------------
+
+    def _look_at(self, worker: Worker, now: float) -> None:
+        if worker.state == KILLED:
+            return
+        if worker.state == STARTING:
+            silent = now - worker.since
+            hung = silent >= START_PATIENCE
+        else:
+            silent = now - worker.heard
+            hung = silent >= self._limits.worker_timeout
+        if worker.state in (RETIRING, CLOSING):
+            if not worker.deadline:
+                worker.deadline = now + self._patience(worker)
+            if worker.state == RETIRING and now >= worker.deadline:
+                self._close(worker, DRAIN)
+                worker.deadline = now + self._patience(worker)
+            hung = hung or now >= worker.deadline
+        if hung:
+            self._watcher.hung(worker.pid, silent)
+            worker.was, worker.state = worker.state, KILLED
+            self._orders.append(Kill(pid=worker.pid))
+
+    def _patience(self, worker: Worker) -> float:
+        if worker.state == RETIRING:
+            return self._limits.handover or float("inf")
+        return END_PATIENCE + (0 if self._stopping == CUT else self._limits.drain)
+
+    def _close(self, worker: Worker, how: str) -> None:
+        worker.deadline = 0.0
+        if worker.state == STARTING:  # no tiene nada que responder
+            worker.was, worker.state = worker.state, KILLED
+            self._orders.append(Kill(pid=worker.pid))
+        else:
+            worker.state = RETIRING if how == RETIRE else CLOSING
+            self._orders.append(Order(pid=worker.pid, what=how))
+
+    def _of(self, generation: int, *states: str) -> list[Worker]:
+        return [one for one in self._workers.values() if one.generation == generation and one.state in states]
+
+    def _fill(self, now: float) -> None:
+        rows = {worker.row for worker in self._workers.values()}
+        for generation in (self._current, self._candidate):
+            if generation is None or (generation == self._current and now < self._retry_at):
+                continue
+            serving = len(self._of(generation, SERVING))
+            if generation == self._current and serving == self._wanted[generation] and not self._complete:
+                self._complete = True
+                self._watcher.serving()
+            allowed = self._wanted[generation] if serving else 1  # primero, uno
+            for _ in range(allowed - len(self._of(generation, STARTING, SERVING))):
+                row = next(number for number in range(len(rows) + 1) if number not in rows)
+                rows.add(row)
+                self._orders.append(Fork(generation=generation, row=row, first=not serving))
+
+    def _finish_reload(self) -> None:
+        new = self._candidate
+        if new is None or len(self._of(new, SERVING)) < self._wanted[new]:
+            return
+        old, self._current = self._current, new
+        del self._wanted[old]
+        for worker in self._of(old, STARTING, SERVING):
+            self._close(worker, RETIRE)
+        self._failures, self._retry_at = 0, 0.0
+        self._watcher.reloaded()
+        self._next_reload()
+
+    def _next_reload(self) -> None:
+        self._candidate = None
+        if self._asked is not None:
+            self._candidate, self._wanted[self._last_generation] = self._last_generation, self._asked
+            self._asked = None
+
+    def _could_not_start(self, pid: int, status: int, generation: int, now: float) -> None:
+        if generation == self._candidate:
+            del self._wanted[generation]
+            for worker in self._of(generation, STARTING, SERVING):
+                self._close(worker, RETIRE)
+            self._watcher.reload_failed(pid, status)
+            self._next_reload()
+            return
+        if generation != self._current:  # de una recarga que ya se abandonó
+            return
+        self._failures += 1
+        # Un código de salida es que dijo por qué no puede, y otro diría lo mismo; una señal, que algo lo mató.
+        if not self._workers and (status > 0 or self._failures >= MOST_FAILURES):
+            self._failed, self._stopping = True, DRAIN
+            self._watcher.gave_up(self._failures)
+            return
+        delay = self._delay()
+        self._retry_at = now + delay
+        self._watcher.not_started(pid, status, delay)
+
+    def _delay(self) -> float:
+        return min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** min(self._failures - 1, 30)) if self._failures else 0.0
