@@ -130,7 +130,8 @@ class Supervision:
         self._last_generation = 0
         self._asked: int | None = None  # otra recarga, pedida durante una: cuántos procesos
         self._workers: dict[int, Worker] = {}
-        self._failures = 0
+        self._failures = 0  # muertes seguidas de recién nacidos: de ellas depende lo que se espera
+        self._stillborn = 0  # intentos seguidos sin que ninguno haya llegado a servir
         self._retry_at = 0.0
         self._complete = False  # si estuvieron todos alguna vez
         self._stopping = ""  # DRAIN o CUT
@@ -152,8 +153,8 @@ class Supervision:
 
     @property
     def generation(self) -> int:
-        """La última que se pidió: la 0, o lo que devolvió ``reload``."""
-        return self._last_generation
+        """La que sirve: la 0, o lo que devolvió ``reload``. De las anteriores no nacerá ninguno más."""
+        return self._current
 
     @property
     def pids(self) -> list[int]:
@@ -174,7 +175,9 @@ class Supervision:
 
     def forked(self, pid: int, fork: Fork, now: float) -> None:
         """Nació el proceso que se pidió."""
-        self._workers[pid] = Worker(pid, fork, now)
+        worker = self._workers[pid] = Worker(pid, fork, now)
+        if fork.generation not in self._wanted:  # se abandonó después de pedirlo
+            self._close(worker, RETIRE)
 
     def not_forked(self, fork: Fork, now: float) -> None:
         """El sistema no da más procesos."""
@@ -185,6 +188,7 @@ class Supervision:
         worker = self._workers.get(pid)
         if worker and worker.state == STARTING:
             worker.state, worker.since, worker.heard = SERVING, now, now
+            self._stillborn = 0
             if self._complete and worker.generation == self._current:
                 self._watcher.replaced(pid)
 
@@ -339,10 +343,11 @@ class Supervision:
         if generation != self._current:  # de una recarga que ya se abandonó
             return
         self._failures += 1
+        self._stillborn += 1
         # Un código de salida es que dijo por qué no puede, y otro diría lo mismo; una señal, que algo lo mató.
-        if not self._workers and (status > 0 or self._failures >= MOST_FAILURES):
+        if not self._workers and (status > 0 or self._stillborn >= MOST_FAILURES):
             self._failed, self._stopping = True, DRAIN
-            self._watcher.gave_up(self._failures)
+            self._watcher.gave_up(self._stillborn)
             return
         delay = self._delay()
         self._retry_at = now + delay

@@ -95,11 +95,13 @@ class _Fleet(Watcher):
         board: Board | None,
         measured_at: list[Peer],
     ) -> None:
-        self.launches = {0: launch}  # de cada generación, lo que se pidió
+        self.launches = {0: launch}  # de cada generación que sirve o va a servir, lo que se pidió
+        self._options = launch.options  # las del principio: dónde se escucha no cambia
         self._again = again
         self._sockets = sockets
         self._tell = log.tell
         self._output = output
+        self._gave_up = False
         self._supervision = Supervision(_wanted(launch), launch.limits, self)
         self._measured_at = measured_at
         self._board = board or Board()  # sin métricas, una que nadie lee
@@ -110,7 +112,7 @@ class _Fleet(Watcher):
     def run(self) -> int | Seat | Helper:
         """El código de salida o, en un hijo, su puesto."""
         outcome = self._supervisor.run()
-        if isinstance(outcome, int):
+        if isinstance(outcome, int) and not self._gave_up:
             line = "Servidor detenido con conversaciones sin entregar todo." if outcome else "Servidor detenido."
             self._tell(WARNING if outcome else INFO, "stopped", line, {})
             self._output.flush()
@@ -129,20 +131,21 @@ class _Fleet(Watcher):
             self._sockets.clear()
             if is_terminal(sys.stdout):
                 self._output.write("")  # detrás de «^C»
+            if not self._gave_up:
+                self._tell(INFO, "stopping", "Deteniendo el servidor...", {})
         self._output.flush()
 
     def _reload(self) -> None:
-        first = self.launches[0].options
         try:
             launch = self._again()
         except SystemExit:  # ya dijo qué está mal
             self._row.cells[CONFIGURATION_RELOADS["failed"]] += 1
             self._tell(ERROR, "reload_failed", "Se sigue con la configuración de antes.", {})
             return
-        if (launch.options.host, launch.options.puerto) != (first.host, first.puerto):
+        if (launch.options.host, launch.options.puerto) != (self._options.host, self._options.puerto):
             line = "Aviso: --host y --puerto no cambian al recargar. Para eso, detén el servidor y arráncalo otra vez."
             self._tell(WARNING, "address_kept", line, {})
-        if launch.options.metricas != self.launches[0].options.metricas:
+        if launch.options.metricas != self._options.metricas:
             line = "Aviso: --metricas no cambia al recargar. Para eso, detén el servidor y arráncalo otra vez."
             self._tell(WARNING, "address_kept", line, {})
         self._tell(INFO, "reloading", "Recargando la configuración, el certificado y el servicio...", {})
@@ -154,7 +157,7 @@ class _Fleet(Watcher):
     # -- lo que pasa ----------------------------------------------------------------------------------------
 
     def serving(self) -> None:
-        options = self.launches[0].options
+        options = self._options
         tell_listening(
             self._tell,
             [address_of(sock) for sock in self._sockets],
@@ -192,12 +195,15 @@ class _Fleet(Watcher):
         self._tell(ERROR, "worker_not_started", line, {"worker": pid, "status": status, "seconds": delay})
 
     def gave_up(self, failures: int) -> None:
+        self._gave_up = True
         tries = "a la primera" if failures == 1 else f"en {failures} intentos"
         line = f"Ningún proceso ha conseguido servir {tries}, y no se intenta más."
         self._tell(ERROR, "gave_up", line, {"failures": failures})
 
     def reloaded(self) -> None:
         self._row.cells[CONFIGURATION_RELOADS["ok"]] += 1
+        now = self._supervision.generation
+        self.launches = {number: launch for number, launch in self.launches.items() if number >= now}
         line = "Recargado: sirven procesos nuevos, y los de antes acaban lo que tienen."
         self._tell(INFO, "reloaded", line, {})
 

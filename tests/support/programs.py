@@ -38,7 +38,7 @@ def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 # Abrir la terminal siendo líder de sesión la hace su terminal de control: así Ctrl-C llega como señal.
-_TAKE_TERMINAL = "import os, sys; os.close(os.open(os.ttyname(0), os.O_RDWR)); os.execv(sys.argv[1], sys.argv[1:])"
+TAKE_TERMINAL = "import os, sys; os.close(os.open(os.ttyname(0), os.O_RDWR)); os.execv(sys.argv[1], sys.argv[1:])"
 
 
 class Program:
@@ -68,7 +68,7 @@ class Program:
             if size:
                 self._set_size(*size)
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _TAKE_TERMINAL, *command],
+                [sys.executable, "-c", TAKE_TERMINAL, *command],
                 stdin=slave,
                 stdout=slave,
                 stderr=slave,
@@ -127,7 +127,7 @@ class Program:
     def port(self) -> int:
         """El puerto en que dijo que escucha; espera a que lo diga."""
         self.wait_for("...\n" if self._master < 0 else "...\r\n")
-        match = re.search(r"Servidor escuchando en .*:(\d+)\.\.\.", self.output)
+        match = re.search(r"Servidor escuchando en .*:(\d+)(?:, con \d+ procesos?)?\.\.\.", self.output)
         assert match, self.output
         return int(match[1])
 
