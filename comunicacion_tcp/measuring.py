@@ -71,12 +71,31 @@ class MeasuredProtocol(ServerProtocol):
         self._result = _OK  # el del último mensaje
 
     def receive_data(self, data: bytes) -> bytes:
-        self._cells[_RECEIVED_BYTES] += len(data)
-        if self._decided and not self.unsettled and data.endswith(b"\n") and _GOODBYE not in data:
-            # Lo normal, como en ServerProtocol: por el camino largo salen los mismos bytes, en el doble de tiempo.
-            reply = self._shortcut(data)
+        cells, block = self._cells, self._service.block
+        cells[_RECEIVED_BYTES] += len(data)
+        if (
+            block
+            and self._decided
+            and not self.unsettled
+            and len(data) <= self._limit
+            and data.endswith(b"\n")
+            and _GOODBYE not in data
+        ):
+            # Lo normal, como en ServerProtocol: por el camino largo salen los mismos bytes y las mismas cuentas, y cada
+            # mensaje suelto cuesta un 30 % más.
+            start = self._clock()
+            try:
+                reply = self._fitting(block(data))
+            except KeyboardInterrupt:
+                raise
+            except BaseException:
+                reply = b""
             if reply:
-                self._cells[_SENT_BYTES] += len(reply)
+                seconds = self._clock() - start
+                cells[_FIRST_BUCKET + bisect_left(_BOUNDS, seconds)] += 1
+                cells[_SERVICE_SECONDS] += seconds
+                cells[_OK] += data.count(b"\n")
+                cells[_SENT_BYTES] += len(reply)
                 return reply
             return self._settle(self._answer_by_parts(data))
         return self._settle(self._receive(data))
