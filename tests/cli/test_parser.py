@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+
 import pytest
 
-from comunicacion_tcp.cli.parser import SpanishParser
+from comunicacion_tcp.cli.parser import SpanishParser, host_and_port
 
 
 @pytest.mark.parametrize("columns", [10, 40, 200])
@@ -27,3 +29,22 @@ def test_arguments_have_their_title_in_spanish() -> None:
     parser = SpanishParser("prueba", "", "", "PRUEBA_TCP_")
     parser.add_argument("algo", help="lo que sea")
     assert "argumentos:\n  algo " in parser.format_help()
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("localhost:9100", ("localhost", 9100)),
+        ("0.0.0.0:0", ("0.0.0.0", 0)),
+        ("[::1]:9100", ("::1", 9100)),
+        ("[fe80::1%eth0]:65535", ("fe80::1%eth0", 65535)),
+    ],
+)
+def test_a_host_and_its_port(text: str, place: tuple[str, int]) -> None:
+    assert host_and_port(text) == place
+
+
+@pytest.mark.parametrize("text", ["", ":", ":1", "a:", "a", "::1:9100", "[]:1", "[::1]", "a:1:2", "a:65536", "a:+1"])
+def test_what_is_not_a_host_and_its_port(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="debe ser"):
+        host_and_port(text)
