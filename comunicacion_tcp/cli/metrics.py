@@ -25,6 +25,7 @@ _MISSING = (
     "--metricas necesita prometheus-client, que no está instalado. Instálalo con «pip install "
     "'comunicacion-tcp[metricas]'», o solo: «pip install prometheus-client»."
 )
+_NO_THREAD = "El sistema no deja crear el hilo que da las métricas. Sube el límite de procesos con «ulimit -u»."
 
 
 class CannotMeasure(Exception):
@@ -77,15 +78,16 @@ class MetricsAlone(Metrics):
     def __init__(self, server: Server, tls: ServerTLS | None, place: Peer) -> None:
         self._board = Board(started=time.time())
         self._web = open_metrics(place, self._board)
+        try:
+            self._web.start()
+        except RuntimeError as error:
+            self._web.close()
+            raise CannotMeasure(_NO_THREAD) from error
         super().__init__(server, tls, self._board.seat(0))
 
     @property
     def addresses(self) -> list[Peer]:
         return self._web.addresses
-
-    def serving(self) -> None:
-        super().serving()
-        self._web.start()
 
     def stopping(self) -> None:
         super().stopping()

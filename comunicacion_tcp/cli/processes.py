@@ -33,8 +33,7 @@ TYPE_CHECKING = False  # como la de typing, sin pagar su importación
 if TYPE_CHECKING:
     from ..metrics import MetricsServer
 
-# Puestos en la pizarra: dos generaciones de los más que se pueden pedir, y no llega a los 2 MB.
-_SEATS = 2048
+_SEATS = 2048  # puestos en la pizarra: dos generaciones de los más que se pueden pedir; es 1 MB
 
 
 def in_processes(launch: Launch, again: Callable[[], Launch]) -> int | tuple[Launch, Post]:

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from comunicacion_tcp.board import Board
 from comunicacion_tcp.cli import metrics as module
 from comunicacion_tcp.errors import AddressInUse, AddressNotOurs, NetworkError, PortNotAllowed, UnknownHost
+from comunicacion_tcp.server import Server
 
 from ..support.certificates import Certificates
 from ..support.examples import ROOT
@@ -358,3 +360,12 @@ def test_with_several_what_cannot_be_is_said_too() -> None:
     fails(run([*options, "127.0.0.1:0"], env=without_the_extra()), 1, "prometheus-client", "pip install")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         fails(run([*options, f"127.0.0.1:{taken.getsockname()[1]}"]), 1, "ocupado", "--metricas")
+
+
+def test_without_threads_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(module.CannotMeasure, match="ulimit -u"):
+        module.MetricsAlone(Server(), None, ("127.0.0.1", 0))
