@@ -8,6 +8,8 @@ El mapa de la casa; los imports van solo hacia abajo (lo vigila ``tests/test_arc
     fresh_imports importar otra vez un servicio cuyo fuente cambió
     watch         PURO: saber si unos ficheros han cambiado
     loading       de "modulo:funcion" a un servicio
+    metrics       lo apuntado, como lo quiere Prometheus, y por HTTP
+    measuring     un servidor que apunta cuánto entra, cuánto sale y cómo acaba cada mensaje
     supervisor    varios procesos que sirven lo mismo: crearlos, vigilarlos, hablar con ellos
     supervision   PURO: cuándo hace falta otro proceso, cuándo sobra y cuándo se deja de intentar
     processors    cuántos procesadores puede usar este proceso
@@ -27,6 +29,7 @@ El mapa de la casa; los imports van solo hacia abajo (lo vigila ``tests/test_arc
     client        Client, el que espera: un socket bloqueante
     conversation  lo que los dos clientes hacen igual: todo menos esperar y mover bytes
     proxy_header  PURO: la cabecera con que un balanceador dice a quién trae
+    board         la pizarra donde apuntan todos los procesos: memoria compartida
     tls           TLS sin red: bytes cifrados a un lado, textos al otro, y los certificados
     protocol      PURO: entran bytes y salen bytes; ni sockets, ni reloj, ni asyncio
     services      qué se responde: mayúsculas, o cualquier función str -> str

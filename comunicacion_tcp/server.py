@@ -111,6 +111,9 @@ class Server:
         self._listeners: list[Listener] = []
         self._handovers: set[asyncio.Task[None]] = set()
         self._connections: Admission[Member] = Admission(limits)
+        self.new_connection: Callable[[Server, Peer], Connection]
+        """Quién conversa con cada cliente nuevo (``measuring.py`` pone otros, que cuentan)."""
+        self.new_connection = ImpatientConnection if limits.idle_timeout else Connection
         self.stopping = False
         """Si se está deteniendo."""
         self._cut_count = 0
@@ -310,9 +313,7 @@ class Server:
         return b"" if self._tls else f"{ERROR_START}{refusal}\n".encode()
 
     def _new_connection(self, peer: Peer, *, discreet: bool = False) -> Connection:
-        if discreet:
-            return DiscreetConnection(self, peer)
-        return ImpatientConnection(self, peer) if self.limits.idle_timeout else Connection(self, peer)
+        return DiscreetConnection(self, peer) if discreet else self.new_connection(self, peer)
 
     def _workers_for(self, service: Service) -> Workers | None:
         return Tasks(self._loop) if _is_async(service.function) else self._threads

@@ -29,6 +29,7 @@ _ON_BOTH_LOOPS = {
     "test_loops",
     "test_aio",
     "test_reloading",
+    "test_measuring",
 }
 
 

@@ -50,6 +50,10 @@ class Reporter(Observer):
         """Se le dijo dónde escuchar, y systemd le dio los sockets."""
         tell_address_ignored(self._tell)
 
+    def measuring(self, addresses: list[Peer]) -> None:
+        """Da las métricas en ``addresses``."""
+        tell_measuring(self._tell, addresses)
+
     def service_reloaded(self, name: str) -> None:
         """Cambió el fuente del servicio ``name``, y ya responde el nuevo."""
         line = f"Servicio recargado: desde ahora responde el nuevo {name}."
@@ -194,6 +198,9 @@ class WorkerReporter(Reporter):
         if self._first:
             super().lowered(connections, wanted)
 
+    def measuring(self, addresses: list[Peer]) -> None:
+        pass
+
     def service_reloaded(self, name: str) -> None:
         if self._first:
             super().service_reloaded(name)
@@ -227,6 +234,12 @@ class Ration:
         self.hidden += 1
         self.last = line
         return False
+
+
+def tell_measuring(tell: Tell, addresses: list[Peer]) -> None:
+    """Se dan las métricas en ``addresses``."""
+    where = " y ".join(f"http://{format_address(*address)}/metrics" for address in addresses)
+    tell(INFO, "measuring", f"Métricas en {where}", {"addresses": addresses})
 
 
 def tell_listening(tell: Tell, addresses: list[Peer], *, usual: bool, encrypted: bool, processes: int = 0) -> None:

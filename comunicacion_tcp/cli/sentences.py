@@ -220,6 +220,18 @@ def _unix_failed(where: str, error: NetworkError) -> str:
     return f"No se puede escuchar en {where}: {why}. Elige otra ruta en --host."
 
 
+def metrics_failed(error: NetworkError) -> str:
+    """Por qué no se pueden dar las métricas donde se pidió."""
+    why = reason(error.cause)
+    if isinstance(error, AddressInUse):
+        why = "el puerto ya está ocupado"
+    elif isinstance(error, AddressNotOurs):
+        why = "esa dirección no es de esta máquina"
+    elif isinstance(error, UnknownHost):
+        why = "no se conoce esa máquina"
+    return f"No se pueden dar las métricas en {escape(error.address)}: {why}. Elige otro sitio con --metricas."
+
+
 def handshake_failed(error: TLSFailed) -> str:
     """Por qué el servidor no pudo empezar a cifrar, en una frase corta sin punto."""
     return _HANDSHAKES.get(error.problem) or reason(error.cause)

@@ -11,7 +11,7 @@ from ..proxy_header import Trusted
 from ..server import THREADS
 from ..supervisor import CAN_FORK
 from .log import FORMATS, LEVELS
-from .parser import SpanishParser, host_name, one_of, port_number, whole_number
+from .parser import SpanishParser, host_and_port, host_name, one_of, port_number, whole_number
 from .serving import AUTO, FAILED, HOST, OK, PORT, USAGE, Launch, serve
 from .settings import SERVER_LIMITS, add_limits, chosen_limits
 from .terminal import answer_interrupts, close_output, prepare_streams
@@ -107,6 +107,13 @@ def _parser(prog: str | None) -> SpanishParser:
         default="info",
         metavar="NIVEL",
         help="lo menos grave que se cuenta: info, aviso o error (%(default)s)",
+    )
+    parser.add_argument(
+        "--metricas",
+        type=host_and_port,
+        metavar="HOST:PUERTO",
+        help="dónde da por HTTP las métricas para Prometheus (/metrics), y si está vivo (/salud) y listo (/lista); ni "
+        "cifra ni pide contraseña; necesita el extra «metricas»",
     )
     parser.add_files(
         {

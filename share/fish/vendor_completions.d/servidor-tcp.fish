@@ -51,7 +51,7 @@ function _shtab_servidor_tcp_using
 end
 
 set -g _shtab_servidor_tcp_commands
-set -g _shtab_servidor_tcp_opts_with_value --calma-cierre --cola --configuracion --hilos --host --keepalive --max-conexiones --max-mensaje --max-por-direccion --max-salida --mensajes-por-turno --nivel --pausa-aceptar --plazo-cierre --plazo-inactivo --plazo-mensaje --plazo-parada --plazo-proceso --plazo-relevo --plazo-salida --plazo-servicio --plazo-tls --procesos --proxy-de --puerto --registro --reserva --servicio --silencio --tls-ca --tls-cert --tls-clave --umbral-salida
+set -g _shtab_servidor_tcp_opts_with_value --calma-cierre --cola --configuracion --hilos --host --keepalive --max-conexiones --max-mensaje --max-por-direccion --max-salida --mensajes-por-turno --metricas --nivel --pausa-aceptar --plazo-cierre --plazo-inactivo --plazo-mensaje --plazo-parada --plazo-proceso --plazo-relevo --plazo-salida --plazo-servicio --plazo-tls --procesos --proxy-de --puerto --registro --reserva --servicio --silencio --tls-ca --tls-cert --tls-clave --umbral-salida
 
 complete -c servidor-tcp -e
 complete -c servidor-tcp -f
@@ -66,6 +66,7 @@ complete -c servidor-tcp -n _shtab_servidor_tcp_using -l procesos -x -d 'proceso
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l recargar -d 'lee otra vez el servicio cuando cambian sus ficheros, sin cortar a nadie'
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l registro -xka "llano fecha json" -d 'cómo se cuenta cada cosa que pasa: llano, solo la frase; fecha, con la hora y la gravedad; json, un objeto por línea (llano)'
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l nivel -xka "info aviso error" -d 'lo menos grave que se cuenta: info, aviso o error (info)'
+complete -c servidor-tcp -n _shtab_servidor_tcp_using -l metricas -x -d 'dónde da por HTTP las métricas para Prometheus (/metrics), y si está vivo (/salud) y listo (/lista); ni cifra ni pide contraseña; necesita el extra «metricas»'
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l tls-cert -xka "(__fish_complete_path (commandline -ct))" -d 'certificado con que cifrar; se lee otra vez si cambia'
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l tls-clave -xka "(__fish_complete_path (commandline -ct))" -d 'su clave, si no está en el mismo fichero'
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l tls-ca -xka "(__fish_complete_path (commandline -ct))" -d 'solo entra quien trae un certificado firmado por estos'
