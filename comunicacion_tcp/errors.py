@@ -13,9 +13,12 @@ lee una persona, con qué hacer después, están en ``cli/sentences.py``.
     │       └── ServiceTimedOut         no respondió a tiempo
     ├── Refusal                 esa conexión recibe «ERROR: ...» y se cierra
     │   ├── ServerFull              no caben más
-    │   └── AddressFull             no caben más desde esa dirección
+    │   ├── AddressFull             no caben más desde esa dirección
+    │   └── OnlyThroughBalancer     no viene del balanceador
+    ├── BadProxyHeader          del otro extremo: el balanceador no dice bien a quién trae
     ├── BadTLSFile              nuestra: un certificado o una clave que no sirven
     ├── BadService              nuestra: una función que no se puede servir
+    ├── BadSocket               nuestra: un socket que dio systemd y en el que no se puede escuchar
     └── NetworkError            de la red; lleva la dirección y, si la hay, la causa del sistema
         ├── UnknownHost             el nombre no se resuelve
         ├── ServerNotRunning        nadie escucha ahí (cliente)
@@ -110,6 +113,26 @@ class AddressFull(Refusal):
         super().__init__("hay demasiadas conexiones desde tu dirección; cierra alguna")
 
 
+class OnlyThroughBalancer(Refusal):
+    """No viene de una dirección de la que el servidor espere una cabecera PROXY."""
+
+    def __init__(self) -> None:
+        super().__init__("a este servidor solo se llega por su balanceador; conéctate a él")
+
+
+class BadProxyHeader(ComunicacionError):
+    """Una conexión que no empezó por una cabecera PROXY buena.
+
+    ``problem``: ``"absent"`` (empieza por otra cosa), ``"cut"`` (colgó a la mitad), ``"late"`` (no llegó a tiempo),
+    ``"too_long"``, ``"syntax"``, ``"address"`` o ``"port"`` (versión 1), ``"version"``, ``"command"``, ``"family"``,
+    ``"length"`` (menos de lo que ocupan sus direcciones), ``"field"`` o ``"checksum"`` (versión 2).
+    """
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+
 class BadTLSFile(ComunicacionError):
     """Un fichero de TLS que no sirve.
 
@@ -122,6 +145,22 @@ class BadTLSFile(ComunicacionError):
         super().__init__(f"{path}: {problem}")
         self.role = role
         self.path = path
+        self.problem = problem
+        self.cause = cause
+
+
+class BadSocket(ComunicacionError):
+    """Algo que systemd pasó para escuchar, y en lo que no se puede.
+
+    ``number``: su descriptor. ``name``: el que le da systemd, o nada. ``problem``: ``"closed"`` (no está abierto; en
+    ``cause``, el error del sistema), ``"not_stream"`` (no es un socket de TCP, ni de Unix que dé un chorro de bytes) o
+    ``"not_listening"`` (no escucha: es una conexión).
+    """
+
+    def __init__(self, number: int, name: str, problem: str, cause: OSError | None = None) -> None:
+        super().__init__(f"{number}: {problem}")
+        self.number = number
+        self.name = name
         self.problem = problem
         self.cause = cause
 

@@ -49,6 +49,9 @@ class Scale:
     clock_deadline: float = 4.0
     tls_silent: int = 200
     tls_deadline: float = 10.0
+    proxied: int = 500
+    """De cada clase de cabecera: entre todas, miles, y segundos."""
+    proxied_late: int = 200
     net_connections: int = 20
     arrivals: float = 50.0
     """Conversaciones por segundo que llegan y se van mientras a los procesos les pasa algo: alguna estará a medias."""
@@ -95,6 +98,8 @@ QUICK = Scale(
     clock_deadline=0.5,
     tls_silent=5,
     tls_deadline=0.5,
+    proxied=5,
+    proxied_late=5,
     net_connections=4,
     kill_seconds=0.8,
     kill_every=0.4,

@@ -11,8 +11,9 @@ import re
 from collections.abc import Callable
 
 from .. import __version__
-from ..addresses import can_be_host, unix_host
+from ..addresses import Peer, can_be_host, unix_host
 from .sentences import reason
+from .terminal import escape
 
 TYPE_CHECKING = False  # como la de typing, sin pagar su importación
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ class SpanishParser(argparse.ArgumentParser):
             key, _, text = (part.strip() for part in line.partition("="))
             if not key or key.startswith("#"):
                 continue
-            where = f"{path}, línea {number}: {key}"
+            where = f"{path}, línea {number}: {escape(key)}"
             action = actions.get(key)
             if action is None or action.dest == "configuracion":
                 self.error(f"{where} no es una opción")
@@ -127,7 +128,7 @@ class SpanishParser(argparse.ArgumentParser):
 
     def _lines(self, path: str) -> list[str]:
         try:
-            with open(path, encoding="utf-8") as file:
+            with open(path, encoding="utf-8-sig") as file:  # el Bloc de notas pone una marca delante
                 return file.read().split("\n")
         except OSError as error:
             self.error(f"no se puede leer {path}: {reason(error)}")
@@ -186,6 +187,16 @@ class _SpanishFormatter(argparse.RawDescriptionHelpFormatter):
 def port_number(lowest: int) -> Callable[[str], int]:
     """El tipo de una opción que es un puerto, desde ``lowest`` (0 si el sistema puede elegirlo; si no, 1)."""
     return whole_number(lowest, 65535)
+
+
+def host_and_port(text: str) -> Peer:
+    """El tipo de una opción que es una máquina y un puerto (0 si el sistema puede elegirlo); una dirección IPv6, entre
+    corchetes (RFC 3986)."""
+    host, colon, port = text.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not colon or not can_be_host(bare) or (":" in bare and bare == host):
+        raise argparse.ArgumentTypeError(f"debe ser HOST:PUERTO (localhost:9100, [::1]:9100), no {text!r}")
+    return bare, port_number(0)(port)
 
 
 def whole_number(lowest: int, highest: int) -> Callable[[str], int]:

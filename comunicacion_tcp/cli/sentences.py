@@ -13,7 +13,9 @@ from ..addresses import unix_path
 from ..errors import (
     AddressInUse,
     AddressNotOurs,
+    BadProxyHeader,
     BadService,
+    BadSocket,
     BadTLSFile,
     CertificateRejected,
     ConnectionLost,
@@ -84,12 +86,32 @@ _HANDSHAKES = {
     "unknown_ca": "su certificado no lo firma una autoridad de --tls-ca",
     "self_signed": "su certificado no lo firma una autoridad de --tls-ca",
 }
+_PROXY_HEADERS = {
+    "absent": "no empieza por una cabecera PROXY; dile que la envíe, o quítalo de --proxy-de",
+    "cut": "colgó a mitad de la cabecera PROXY",
+    "late": "la cabecera PROXY no llegó a tiempo",
+    "too_long": "la cabecera PROXY es demasiado larga",
+    "syntax": "la cabecera PROXY no está bien escrita",
+    "address": "en la cabecera PROXY hay una dirección que no lo es",
+    "port": "en la cabecera PROXY hay un puerto que no lo es",
+    "version": "la cabecera PROXY no es de la versión 1 ni de la 2",
+    "command": "la cabecera PROXY pide algo que no existe",
+    "family": "la cabecera PROXY trae una conexión que no es de TCP ni de un socket de Unix",
+    "length": "en la cabecera PROXY no caben sus direcciones",
+    "field": "la cabecera PROXY trae un campo roto",
+    "checksum": "la cabecera PROXY no da su suma de comprobación",
+}
 _TLS_OPTIONS = {"cert": "--tls-cert", "key": "--tls-clave", "ca": "--tls-ca"}
 _BAD_FILES = {
     "no_certificate": "no es un certificado en PEM, o está a medias",
     "no_key": "no lleva una clave en PEM, o está a medias",
     "mismatch": "lleva una clave que no es la del certificado",
     "locked": "lleva una clave con contraseña, y aquí nadie puede escribirla",
+}
+_BAD_SOCKETS = {
+    "closed": "no hay nada abierto",
+    "not_stream": "no hay un socket de TCP, ni de Unix que sea un chorro",
+    "not_listening": "hay una conversación, y no un socket a la escucha",
 }
 # Por qué no se puede servir lo que se pidió: {name} es MODULO:FUNCION; {module}, el módulo; {what} y {place}, lo que
 # diga el error.
@@ -144,6 +166,11 @@ def named(error: BaseException) -> str:
     return f"{type(error).__name__}: {said_by(error)}".removesuffix(": ")
 
 
+def proxy_header_bad(error: BadProxyHeader) -> str:
+    """Qué le pasa a una cabecera PROXY, sin punto."""
+    return _PROXY_HEADERS[error.problem]
+
+
 def bad_service(error: BadService) -> str:
     """Por qué no se puede servir lo que se pidió con --servicio."""
     script = isinstance(error.cause, (SystemExit, EOFError))  # un programa que se usaba solo, hecho módulo
@@ -193,6 +220,18 @@ def _unix_failed(where: str, error: NetworkError) -> str:
     return f"No se puede escuchar en {where}: {why}. Elige otra ruta en --host."
 
 
+def metrics_failed(error: NetworkError) -> str:
+    """Por qué no se pueden dar las métricas donde se pidió."""
+    why = reason(error.cause)
+    if isinstance(error, AddressInUse):
+        why = "el puerto ya está ocupado"
+    elif isinstance(error, AddressNotOurs):
+        why = "esa dirección no es de esta máquina"
+    elif isinstance(error, UnknownHost):
+        why = "no se conoce esa máquina"
+    return f"No se pueden dar las métricas en {escape(error.address)}: {why}. Elige otro sitio con --metricas."
+
+
 def handshake_failed(error: TLSFailed) -> str:
     """Por qué el servidor no pudo empezar a cifrar, en una frase corta sin punto."""
     return _HANDSHAKES.get(error.problem) or reason(error.cause)
@@ -210,6 +249,15 @@ def bad_tls_file(error: BadTLSFile) -> str:
     if error.problem == "locked":
         hint = "Quítasela con «openssl pkey -in CON -out SIN» y da la otra."
     return f"El fichero de {option} no sirve: «{path}» {_BAD_FILES[error.problem]}. {hint}"
+
+
+def bad_socket(error: BadSocket) -> str:
+    """Por qué no se puede escuchar en lo que dio systemd."""
+    name = f", «{escape(error.name)}»," if error.name else ""
+    return (
+        f"systemd debía dar un puerto en el descriptor {error.number}{name} y {_BAD_SOCKETS[error.problem]}. Revisa el "
+        "fichero .socket: lleva ListenStream= y Accept=no."
+    )
 
 
 def conversation_failed(error: NetworkError) -> str:

@@ -10,8 +10,16 @@ from typing import Any
 import pytest
 
 from comunicacion_tcp.cli.log import LineHandler, Log, PlainFormatter
-from comunicacion_tcp.cli.report import Ration, Reporter
-from comunicacion_tcp.errors import BadService, BadTLSFile, ServerFull, ServiceFailed, TLSFailed, TooLong
+from comunicacion_tcp.cli.report import Ration, Reporter, WorkerReporter
+from comunicacion_tcp.errors import (
+    BadProxyHeader,
+    BadService,
+    BadTLSFile,
+    ServerFull,
+    ServiceFailed,
+    TLSFailed,
+    TooLong,
+)
 from comunicacion_tcp.observer import Observer
 
 from ..support.fakes import FakeLoop
@@ -81,6 +89,7 @@ def test_events_are_named_like_the_methods_of_observer() -> None:
         "cannot_accept": lambda: reporter.cannot_accept(OSError("no")),
         "lowered": lambda: reporter.lowered(100, 10_000),
         "handshake_failed": lambda: reporter.handshake_failed(PEER, TLSFailed("aquí", problem="silent")),
+        "proxy_header_bad": lambda: reporter.proxy_header_bad(PEER, BadProxyHeader("late")),
         "certificate_reread": lambda: reporter.certificate_reread(),
         "certificate_unusable": lambda: reporter.certificate_unusable(BadTLSFile("cert", "c.pem", "no_certificate")),
         "idle": lambda: reporter.idle(PEER),
@@ -209,6 +218,7 @@ def test_trouble_is_told_in_a_line_and_not_repeated() -> None:
         ("undelivered", Reporter.undelivered),
         ("bad_message", lambda reporter, peer: reporter.bad_message(peer, TooLong(5))),
         ("lost", lambda reporter, peer: reporter.lost(peer, OSError("no"))),
+        ("proxy_header_bad", lambda reporter, peer: reporter.proxy_header_bad(peer, BadProxyHeader("late"))),
     ],
 )
 def test_a_flood_is_a_few_lines_and_a_sum(event: str, tell: Callable[[Reporter, tuple[str, int]], None]) -> None:
@@ -259,3 +269,21 @@ def test_a_ration_counts_repeats_and_what_passes_of_its_lines() -> None:
     assert (ration.hidden, ration.last) == (1, "a")
     assert [ration.admits(line) for line in "cdefghijkl"] == [True] * 8 + [False] * 2
     assert (ration.hidden, ration.last) == (3, "l")
+
+
+def test_one_of_several_leaves_to_its_parent_what_is_everybodys() -> None:
+    for first in (True, False):
+        loop, book, log = FakeLoop(), Book(), logging.Logger("prueba", logging.INFO)
+        log.addHandler(book)
+        reporter = WorkerReporter(Log(log), loop, first=first)  # type: ignore[arg-type]
+        reporter.listening([("0.0.0.0", 1)], usual=False, encrypted=False)
+        reporter.lowered(10, 20)
+        reporter.service_reloaded("mio:f")
+        reporter.stopping(3)
+        for _ in range(20):
+            reporter.refused(PEER, ServerFull())
+        reporter.stopped(0)
+        told = [event.event for event in book.events]
+        assert told == ["lowered", "service_reloaded"] * first + ["refused", "refused"]
+        reporter.stopped(1)
+        assert "acaba con 1 conexión sin entregar todo" in book.lines[-1]
