@@ -8,6 +8,8 @@ El mapa de la casa; los imports van solo hacia abajo (lo vigila ``tests/test_arc
     fresh_imports importar otra vez un servicio cuyo fuente cambió
     watch         PURO: saber si unos ficheros han cambiado
     loading       de "modulo:funcion" a un servicio
+    metrics       lo apuntado, como lo quiere Prometheus, y por HTTP
+    measuring     un servidor que apunta cuánto entra, cuánto sale y cómo acaba cada mensaje
     supervisor    varios procesos que sirven lo mismo: crearlos, vigilarlos, hablar con ellos
     supervision   PURO: cuándo hace falta otro proceso, cuándo sobra y cuándo se deja de intentar
     processors    cuántos procesadores puede usar este proceso
@@ -26,6 +28,8 @@ El mapa de la casa; los imports van solo hacia abajo (lo vigila ``tests/test_arc
     relay         Relay, un Client que no envía mensajes sino un chorro de líneas
     client        Client, el que espera: un socket bloqueante
     conversation  lo que los dos clientes hacen igual: todo menos esperar y mover bytes
+    proxy_header  PURO: la cabecera con que un balanceador dice a quién trae
+    board         la pizarra donde apuntan todos los procesos: memoria compartida
     tls           TLS sin red: bytes cifrados a un lado, textos al otro, y los certificados
     protocol      PURO: entran bytes y salen bytes; ni sockets, ni reloj, ni asyncio
     services      qué se responde: mayúsculas, o cualquier función str -> str
@@ -57,6 +61,7 @@ if TYPE_CHECKING:
     from .errors import AddressInUse as AddressInUse
     from .errors import AddressNotOurs as AddressNotOurs
     from .errors import BadMessage as BadMessage
+    from .errors import BadProxyHeader as BadProxyHeader
     from .errors import BadService as BadService
     from .errors import BadSocket as BadSocket
     from .errors import BadTLSFile as BadTLSFile
@@ -66,6 +71,7 @@ if TYPE_CHECKING:
     from .errors import MessageError as MessageError
     from .errors import NetworkError as NetworkError
     from .errors import NotUTF8 as NotUTF8
+    from .errors import OnlyThroughBalancer as OnlyThroughBalancer
     from .errors import PortNotAllowed as PortNotAllowed
     from .errors import Refusal as Refusal
     from .errors import ServerFull as ServerFull
@@ -96,6 +102,7 @@ _HOMES = {
     "AsyncClient": "aio",
     "Backoff": "backoff",
     "BadMessage": "errors",
+    "BadProxyHeader": "errors",
     "BadService": "errors",
     "BadSocket": "errors",
     "BadTLSFile": "errors",
@@ -108,6 +115,7 @@ _HOMES = {
     "NetworkError": "errors",
     "NotUTF8": "errors",
     "Observer": "observer",
+    "OnlyThroughBalancer": "errors",
     "Peer": "addresses",
     "PortNotAllowed": "errors",
     "Refusal": "errors",

@@ -12,10 +12,14 @@ from typing import Any, TypeVar
 
 try:
     from uvloop import new_event_loop, run  # el extra «rapido»: el mismo asyncio, sobre libuv
+
+    NAME = "uvloop"
 except ImportError:
     from asyncio import new_event_loop, run  # type: ignore[assignment]  # run, con otras opciones que aquí no se usan
 
-__all__ = ["LoopThread", "run"]
+    NAME = "asyncio"
+
+__all__ = ["NAME", "LoopThread", "run"]
 
 _LAST_WAIT = 2.0  # segundos que se espera, al acabar, a una tarea ya cancelada: la de un servicio puede no dejarse
 Result = TypeVar("Result")

@@ -77,6 +77,9 @@ class Watcher:
     def replaced(self, pid: int) -> None:
         """El proceso ``pid`` sirve ya en el sitio de uno que murió."""
 
+    def ended(self, row: int) -> None:
+        """Acabó el que tenía el número ``row``, como fuera; se cuenta antes de que lo tenga otro."""
+
     def died(self, pid: int, status: int) -> None:
         """Murió uno que servía; se pondrá otro."""
 
@@ -159,6 +162,11 @@ class Supervision:
         return list(self._workers)
 
     @property
+    def wanted(self) -> int:
+        """Cuántos deben servir."""
+        return self._wanted[self._current]
+
+    @property
     def serving(self) -> int:
         """Cuántos sirven."""
         return sum(worker.state == SERVING for worker in self._workers.values())
@@ -194,6 +202,7 @@ class Supervision:
         worker = self._workers.pop(pid, None)
         if worker is None:
             return
+        self._watcher.ended(worker.row)
         state = worker.was if worker.state == KILLED else worker.state
         if self._stopping:
             # A quien estaba sirviendo se le quería bien acabado; de quien no empezó, no esperaba nadie nada.

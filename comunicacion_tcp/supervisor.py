@@ -29,6 +29,7 @@ _WORDS = {RETIRE: b"r", DRAIN: b"d", CUT: b"c"}  # lo que se le ordena
 _ORDERS = {word: order for order, word in _WORDS.items()}
 _BEAT = 1.0  # segundos entre dos señales de vida
 _STOP = (signal.SIGINT, signal.SIGTERM)
+_HELPER_PAUSE = 1.0  # segundos entre un ayudante que muere y el siguiente: sin él se sirve igual
 _READ = 4096  # bytes: muchas más palabras de las que se juntan
 
 
@@ -80,24 +81,37 @@ class Seat:
             self._channel.send(word)
 
 
+class Helper:
+    """El puesto de un proceso que no sirve, y ayuda. ``parent``: un socket que se puede leer cuando el padre muere."""
+
+    def __init__(self, parent: socket.socket) -> None:
+        self.parent = parent
+
+
 class Supervisor:
     """Hace lo que dice una ``Supervision`` con procesos de verdad.
 
     ``reload``: se llama con cada SIGHUP; debe pedir la recarga a la ``Supervision``, o no. ``turn``: se llama en cada
-    vuelta, una vez por segundo como poco. Ninguna de las dos debe lanzar ni esperar.
+    vuelta, una vez por segundo como poco. Ninguna de las dos debe lanzar ni esperar. ``helped``: si hay además un
+    ``Helper``; si muere se pone otro, y acaba cuando ya no queda nadie más.
     """
 
-    def __init__(self, supervision: Supervision, reload: Callable[[], None], turn: Callable[[], None]) -> None:
+    def __init__(
+        self, supervision: Supervision, reload: Callable[[], None], turn: Callable[[], None], *, helped: bool = False
+    ) -> None:
         self._supervision = supervision
         self._reload = reload
         self._turn = turn
         self._channels: dict[int, socket.socket] = {}
         self._selector = selectors.DefaultSelector()
         self._had_terminal = _has_terminal()
+        self._helped = helped
+        self._helper = 0  # su número, si vive
+        self._next_helper = 0.0  # hasta entonces no se pone otro
 
-    def run(self) -> int | Seat:
+    def run(self) -> int | Seat | Helper:
         """Crea los procesos y los vigila. Vuelve una vez en el padre, cuando todo ha acabado, con el código de salida;
-        y una vez en cada hijo, con su ``Seat``."""
+        y una vez en cada hijo, con su ``Seat`` (o ``Helper``)."""
         awake, alarm = socket.socketpair()
         for end in (awake, alarm):
             end.setblocking(False)
@@ -109,9 +123,13 @@ class Supervisor:
                         seat = self._do(action)
                         if seat:
                             return seat
+                    helper = self._keep_helper(time.monotonic())
+                    if helper:
+                        return helper
                     self._turn()
                     if self._supervision.exit_code is None:
                         self._wait(awake)
+                self._end_helper()
                 return self._supervision.exit_code
             finally:  # en el padre y en el hijo: nada de esto es suyo
                 self._selector.close()
@@ -163,6 +181,8 @@ class Supervisor:
                 with contextlib.suppress(KeyError):
                     self._selector.unregister(channel)
                 channel.close()
+            if pid == self._helper:
+                self._helper, self._next_helper = 0, time.monotonic() + _HELPER_PAUSE
             self._supervision.died(pid, os.waitstatus_to_exitcode(status), time.monotonic())
 
     def _do(self, action: Action) -> Seat | None:
@@ -178,25 +198,51 @@ class Supervisor:
 
     def _fork(self, fork: Fork) -> Seat | None:
         """En el padre, ``None``; en el hijo, su puesto."""
+        born = self._bear()
+        if not born:
+            self._supervision.not_forked(fork, time.monotonic())
+            return None
+        pid, channel = born
+        if not pid:
+            return Seat(fork, channel)
+        self._supervision.forked(pid, fork, time.monotonic())
+        return None
+
+    def _bear(self) -> tuple[int, socket.socket] | None:
+        """Nace un proceso: su número (en él, 0) y con qué se habla con el otro; ``None`` si el sistema no da más."""
         ours, theirs = socket.socketpair()
         for end in (ours, theirs):
             end.setblocking(False)
         gc.freeze()  # lo que hay ya no lo mira el recolector, que escribiría en cada página que el hijo comparte
         try:
             pid = os.fork()
-        except OSError:  # el sistema no da más procesos
+        except OSError:
             ours.close()
             theirs.close()
-            self._supervision.not_forked(fork, time.monotonic())
             return None
         if not pid:
             ours.close()
-            return Seat(fork, theirs)
+            return 0, theirs
         theirs.close()
         self._channels[pid] = ours
         self._selector.register(ours, selectors.EVENT_READ, pid)
-        self._supervision.forked(pid, fork, time.monotonic())
-        return None
+        return pid, ours
+
+    def _keep_helper(self, now: float) -> Helper | None:
+        """Si hace falta un ayudante, nace. En el padre, ``None``; en él, su puesto."""
+        if not self._helped or self._helper or now < self._next_helper or self._supervision.stopping:
+            return None
+        born = self._bear()
+        if not born:
+            self._next_helper = now + _HELPER_PAUSE
+            return None
+        self._helper, channel = born
+        return None if self._helper else Helper(channel)
+
+    def _end_helper(self) -> None:
+        if self._helper:
+            os.kill(self._helper, signal.SIGKILL)  # no tiene nada a medias
+            os.waitpid(self._helper, 0)
 
 
 class _Signals:

@@ -227,6 +227,16 @@ class ServerTLS:
         self._told = ""
         return True
 
+    def expiry(self) -> float | None:
+        """Cuándo caduca el certificado, en segundos desde 1970; ``None`` si no se sabe. Lee otra vez el fichero."""
+        try:
+            if not os.path.isfile(self._cert):
+                return None  # de una tubería ya se leyó: otra vez sería esperar a que alguien escribiera
+            with open(self._cert, encoding="latin-1") as file:  # lo que no es PEM puede ser cualquier cosa
+                return not_after(_first_certificate(file.read()))
+        except (OSError, ValueError):
+            return None
+
     def _look(self) -> list[tuple[int, int, int, int] | None]:
         """Lo que dice el sistema de cada fichero: basta para saber si es otro."""
         found: list[tuple[int, int, int, int] | None] = []
@@ -302,3 +312,53 @@ def _load_authorities(context: ssl.SSLContext, role: str, path: str) -> None:
         raise BadTLSFile(role, path, "no_certificate", error) from error
     except (OSError, ValueError) as error:
         raise BadTLSFile(role, path, "unreadable", error) from error
+
+
+# -- lo que pone en un certificado ------------------------------------------------------------------------------
+
+# Etiquetas de DER (X.690, 8.1.2) que hay camino de la fecha.
+_SEQUENCE, _UTC_TIME, _GENERALIZED_TIME, _VERSION = 0x30, 0x17, 0x18, 0xA0
+_PEM_START, _PEM_END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
+
+
+def not_after(certificate: bytes) -> float:
+    """Hasta cuándo vale un certificado en DER, en segundos desde 1970 (RFC 5280, 4.1). ``ValueError`` si no lo es.
+
+    Solo se busca la fecha: ``ssl`` no la da de un certificado propio, y leerlo entero no es cosa de esta casa.
+    """
+    from datetime import datetime, timezone  # solo lo paga quien lo pregunta
+
+    _, whole, _ = _element(certificate, _SEQUENCE)
+    _, rest, _ = _element(whole, _SEQUENCE)  # TBSCertificate
+    if rest[:1] == bytes([_VERSION]):
+        rest = _element(rest)[2]
+    for _ in range(3):  # el número de serie, el algoritmo de la firma y quién firma
+        rest = _element(rest)[2]
+    _, validity, _ = _element(rest, _SEQUENCE)
+    tag, text, _ = _element(_element(validity)[2])
+    digits = text.decode("ascii")
+    if tag == _UTC_TIME:  # con dos cifras, de 1950 a 2049 (RFC 5280, 4.1.2.5.1)
+        digits = ("19" if digits[:2] >= "50" else "20") + digits
+    elif tag != _GENERALIZED_TIME:
+        raise ValueError("no hay una fecha donde debía")
+    return datetime.strptime(digits, "%Y%m%d%H%M%SZ").replace(tzinfo=timezone.utc).timestamp()
+
+
+def _element(data: bytes, wanted: int | None = None) -> tuple[int, bytes, bytes]:
+    """El primer elemento de ``data``: su etiqueta, lo que lleva dentro y lo que hay detrás (X.690, 8.1)."""
+    if len(data) < 2 or (wanted is not None and data[0] != wanted):
+        raise ValueError("no es un certificado")
+    size, start = data[1], 2
+    if size & 0x80:  # el tamaño, en los bytes que siguen
+        start += size & 0x7F
+        size = int.from_bytes(data[2:start], "big")
+    if start + size > len(data):
+        raise ValueError("el certificado está a medias")
+    return data[0], data[start : start + size], data[start + size :]
+
+
+def _first_certificate(text: str) -> bytes:
+    """El primero de un fichero PEM, que es el que se enseña (RFC 7468), en DER. ``ValueError`` si no hay ninguno."""
+    start = text.index(_PEM_START)
+    end = text.index(_PEM_END, start) + len(_PEM_END)
+    return ssl.PEM_cert_to_DER_cert(text[start:end])

@@ -16,10 +16,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # De abajo arriba; cada pieza puede importar solo de las que están antes.
 ORDER = [
-    *("addresses", "errors", "records", "backoff", "limits", "services", "protocol", "tls"),
+    *("addresses", "errors", "records", "backoff", "limits", "services", "protocol", "proxy_header", "tls", "board"),
     *("conversation", "client", "relay", "aio"),
     *("deadlines", "descriptors", "systemd", "loops", "listener", "tls_transport", "workers"),
-    *("observer", "admission", "connection", "server", "supervision", "supervisor", "processors"),
+    *("observer", "admission", "connection", "server", "measuring", "metrics"),
+    *("supervision", "supervisor", "processors"),
     *("pytest_plugin", "loading", "watch", "fresh_imports", "cli", "__main__"),
 ]
 # Son transportes: ninguno conoce a los clientes, que también lo son, ni los dos clientes el uno al otro.
@@ -34,7 +35,7 @@ SIDE_BY_SIDE = {
 }
 
 # Lo único de fuera que un núcleo puro necesita: ni sockets, ni reloj, ni hilos, ni procesos, ni ficheros.
-PURE = {"__future__", "codecs", "re", "collections", "typing_extensions"}  # lo último, solo para mypy
+PURE = {"__future__", "codecs", "re", "collections", "ipaddress", "typing_extensions"}  # lo último, solo para mypy
 
 
 def room(path: Path) -> str:
@@ -68,7 +69,11 @@ def test_imports_point_down(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["protocol", "services", "errors", "limits", "backoff", "records", "addresses", "watch", "supervision"]
+    "name",
+    [
+        *("protocol", "proxy_header", "services", "errors", "limits", "backoff", "records", "addresses", "watch"),
+        "supervision",
+    ],
 )
 def test_the_core_touches_nothing_outside(name: str) -> None:
     _, outside = imports(PACKAGE / f"{name}.py")
@@ -85,8 +90,13 @@ def test_what_both_clients_share_neither_waits_nor_reads_the_clock() -> None:
 def test_only_the_standard_library(path: Path) -> None:
     _, outside = imports(path)
     # typing_extensions, solo para mypy: no se ejecuta. uvloop es el extra «rapido», y sin él se usa asyncio.
-    # prompt_toolkit es el extra «interactivo», y sin él se usa readline; a pytest_plugin.py solo lo importa pytest.
-    extras = {"prompt_toolkit_editor.py": "prompt_toolkit", "pytest_plugin.py": "pytest"}
+    # prompt_toolkit es el extra «interactivo», y sin él se usa readline; prometheus_client, «metricas», y sin él no hay
+    # --metricas; a pytest_plugin.py solo lo importa pytest.
+    extras = {
+        "prompt_toolkit_editor.py": "prompt_toolkit",
+        "metrics.py": "prometheus_client",
+        "pytest_plugin.py": "pytest",
+    }
     assert outside <= {*sys.stdlib_module_names, "typing_extensions", extras.get(path.name, "uvloop")}
 
 

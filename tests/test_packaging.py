@@ -98,4 +98,5 @@ def test_the_wheel_has_types_and_nothing_else(installed: Path) -> None:
     assert all("extra ==" in line for line in metadata.splitlines() if line.startswith("Requires-Dist"))
     assert "Provides-Extra: rapido" in metadata
     assert "Provides-Extra: interactivo" in metadata
+    assert "Provides-Extra: metricas" in metadata
     assert "Requires-Python: >=3.10" in metadata

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import ssl
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from hypothesis import given
+from hypothesis import strategies as st
 
 from comunicacion_tcp.cli.sentences import bad_tls_file
 from comunicacion_tcp.errors import BadTLSFile, CertificateRejected
-from comunicacion_tcp.tls import LOOK_EVERY, NotTLS, ServerTLS, TLSSession, client_context, tls_error
+from comunicacion_tcp.tls import LOOK_EVERY, NotTLS, ServerTLS, TLSSession, client_context, not_after, tls_error
 
 from .support.certificates import Certificates
 from .support.programs import run
@@ -361,3 +369,84 @@ def test_a_pipe_is_read_only_once(certificates: Certificates, tmp_path: Path) ->
     os.mkfifo(path)
     assert not tls.reread(100)
     assert name_served(tls, certificates) == "localhost"
+
+
+# -- cuándo caduca un certificado -----------------------------------------------------------------------------
+
+
+def certificate(end: datetime) -> bytes:
+    """Un certificado en DER que vale hasta ``end``."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "ñandú " * 8)])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 2**150, datetime(1960, 1, 1), end)
+    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        datetime(1961, 2, 3, 4, 5, 6),
+        datetime(1999, 12, 31, 23, 59, 59),
+        datetime(2000, 1, 1),
+        datetime(2024, 2, 29, 12),
+        datetime(2049, 12, 31, 23, 59, 59),  # hasta aquí, UTCTime; desde aquí, GeneralizedTime (RFC 5280, 4.1.2.5)
+        datetime(2050, 1, 1),
+        datetime(9999, 12, 31, 23, 59, 59),  # «no caduca»
+    ],
+    ids=str,
+)
+def test_the_expiry_of_any_certificate(end: datetime) -> None:
+    assert not_after(certificate(end)) == end.replace(tzinfo=timezone.utc).timestamp()
+
+
+@pytest.mark.parametrize("days", ["30", "36500"])
+@pytest.mark.parametrize("kind", ["rsa:2048", "ed25519"])
+def test_the_expiry_of_those_openssl_makes(tmp_path: Path, kind: str, days: str) -> None:
+    openssl, cert = need("openssl"), str(tmp_path / "cert.pem")
+    make = ["req", "-x509", "-newkey", kind, "-nodes", "-days", days, "-subj", "/CN=uno", "-out", cert]
+    run([openssl, *make, "-keyout", str(tmp_path / "clave.pem")])
+    told = run([openssl, "x509", "-in", cert, "-noout", "-enddate"]).stdout.decode().strip()
+    expiry = ServerTLS(cert, str(tmp_path / "clave.pem")).expiry()
+    assert expiry == ssl.cert_time_to_seconds(told.removeprefix("notAfter="))
+
+
+def test_the_expiry_of_a_certificate_without_version(tmp_path: Path) -> None:
+    # Los de la versión 1 no la dicen (RFC 5280, 4.1.2.1), y openssl aún los hace.
+    openssl, request, key = need("openssl"), str(tmp_path / "peticion"), str(tmp_path / "clave")
+    run([openssl, "req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=uno", "-out", request, "-keyout", key])
+    made = run([openssl, "x509", "-req", "-in", request, "-signkey", key, "-days", "9", "-outform", "DER"]).stdout
+    assert x509.load_der_x509_certificate(made).version == x509.Version.v1
+    assert not_after(made) == x509.load_der_x509_certificate(made).not_valid_after_utc.timestamp()
+
+
+def test_the_expiry_is_that_of_the_first_of_the_file(certificates: Certificates, tmp_path: Path) -> None:
+    both = tmp_path / "los-dos.pem"
+    both.write_text(Path(certificates.expired).read_text() + Path(certificates.server).read_text())
+    assert ServerTLS(str(both)).expiry() == ServerTLS(certificates.expired).expiry()
+    assert ServerTLS(certificates.expired).expiry() != ServerTLS(certificates.server).expiry()
+
+
+def test_the_expiry_is_not_known_of_what_is_no_certificate(certificates: Certificates, tmp_path: Path) -> None:
+    path = tmp_path / "cert.pem"
+    shutil.copy(certificates.server, path)
+    tls = ServerTLS(str(path))
+    assert tls.expiry()
+    for text in ("", "-----BEGIN CERTIFICATE-----", "-----BEGIN CERTIFICATE-----\nñ\n-----END CERTIFICATE-----"):
+        path.write_text(text)
+        assert tls.expiry() is None
+    path.unlink()
+    assert tls.expiry() is None
+    os.mkfifo(path)
+    assert tls.expiry() is None
+
+
+_WHOLE = certificate(datetime(2030, 1, 1))
+
+
+@given(st.data())
+def test_broken_certificates_are_only_that(data: st.DataObject) -> None:
+    whole = bytearray(_WHOLE)
+    for _ in range(data.draw(st.integers(1, 3))):
+        whole[data.draw(st.integers(0, 120))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(ValueError):
+        assert isinstance(not_after(bytes(whole[: data.draw(st.integers(0, len(whole)))])), float)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 
 from .. import __version__
-from ..addresses import can_be_host, unix_host
+from ..addresses import Peer, can_be_host, unix_host
 from .sentences import reason
 from .terminal import escape
 
@@ -187,6 +187,16 @@ class _SpanishFormatter(argparse.RawDescriptionHelpFormatter):
 def port_number(lowest: int) -> Callable[[str], int]:
     """El tipo de una opción que es un puerto, desde ``lowest`` (0 si el sistema puede elegirlo; si no, 1)."""
     return whole_number(lowest, 65535)
+
+
+def host_and_port(text: str) -> Peer:
+    """El tipo de una opción que es una máquina y un puerto (0 si el sistema puede elegirlo); una dirección IPv6, entre
+    corchetes (RFC 3986)."""
+    host, colon, port = text.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not colon or not can_be_host(bare) or (":" in bare and bare == host):
+        raise argparse.ArgumentTypeError(f"debe ser HOST:PUERTO (localhost:9100, [::1]:9100), no {text!r}")
+    return bare, port_number(0)(port)
 
 
 def whole_number(lowest: int, highest: int) -> Callable[[str], int]:

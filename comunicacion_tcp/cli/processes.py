@@ -13,21 +13,30 @@ import time
 from collections.abc import Callable
 from logging import ERROR, INFO, WARNING
 
+from ..addresses import Peer
+from ..board import CONFIGURATION_RELOADS, HEARTBEAT, RESTARTS, STOPPING, WANTED_PROCESSES, Board
 from ..descriptors import raise_limit
 from ..errors import BadSocket, NetworkError
 from ..listener import address_of, adopt_sockets, file_of, open_sockets, remove_file
 from ..processors import available
 from ..supervision import Supervision, Watcher
-from ..supervisor import Seat, Supervisor
+from ..supervisor import Helper, Seat, Supervisor
 from .log import LEVELS, Log, lines_lost, logging_to
+from .metrics import CannotMeasure, open_metrics
 from .output import CarefulOutput
-from .report import tell_address_ignored, tell_listening
+from .report import tell_address_ignored, tell_listening, tell_measuring
 from .sentences import bad_socket, listening_failed
-from .serving import AUTO, FAILED, Launch, Post, formatter_of, is_usual_place
+from .serving import AUTO, FAILED, OK, Launch, Post, formatter_of, is_usual_place
 from .terminal import complain, is_terminal
 from .under_systemd import Manager, manager
 
 _TURN = 1.0  # segundos: lo más que pasa entre dos vueltas (supervision.py)
+
+TYPE_CHECKING = False  # como la de typing, sin pagar su importación
+if TYPE_CHECKING:
+    from ..metrics import MetricsServer
+
+_SEATS = 2048  # puestos en la pizarra: dos generaciones de los más que se pueden pedir; es 1 MB
 
 
 def in_processes(launch: Launch, again: Callable[[], Launch]) -> int | tuple[Launch, Post]:
@@ -48,19 +57,41 @@ def in_processes(launch: Launch, again: Callable[[], Launch]) -> int | tuple[Lau
     except NetworkError as error:
         complain(listening_failed(error))
         return FAILED
+    board, web = None, None
+    if options.metricas:
+        board = Board(_SEATS, started=time.time())
+        try:
+            web = open_metrics(options.metricas, board)
+        except CannotMeasure as error:
+            complain(str(error))
+            return FAILED
     formatter = formatter_of(options, several=True)
     output = CarefulOutput(sys.stdout, lambda count: formatter.format(lines_lost(count)))
     # Los ficheros de los sockets de Unix que abrió systemd son suyos.
     files = [] if lent else [(address_of(sock), file_of(address_of(sock))) for sock in sockets]
     with logging_to(output.write, formatter, LEVELS[options.nivel]) as log:
-        fleet = _Fleet(launch, again, sockets, systemd, log, output)
+        fleet = _Fleet(launch, again, sockets, systemd, log, output, board, web.addresses if web else [])
         outcome = fleet.run()
+        if isinstance(outcome, Helper):
+            return _give_metrics(web, sockets, outcome)
+        if web:
+            web.release()
         if isinstance(outcome, Seat):
             systemd.notifier.close()  # solo el padre habla con él
-            return fleet.launches[outcome.generation], Post(outcome, sockets, lent)
+            return fleet.launches[outcome.generation], Post(outcome, sockets, board, lent)
     for address, file in files:
         remove_file(address, file)
     return outcome
+
+
+def _give_metrics(web: MetricsServer | None, sockets: list[socket.socket], helper: Helper) -> int:
+    """Lo que hace el proceso aparte, hasta que acaben los demás: alguien debe decir que se están deteniendo."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for sock in sockets:
+        sock.close()
+    if web:
+        web.run(helper.parent)
+    return OK
 
 
 class _Fleet(Watcher):
@@ -74,6 +105,8 @@ class _Fleet(Watcher):
         systemd: Manager,
         log: Log,
         output: CarefulOutput,
+        board: Board | None,
+        measured_at: list[Peer],
     ) -> None:
         self.launches = {0: launch}  # de cada generación que sirve o va a servir, lo que se pidió
         self._options = launch.options  # las del principio: dónde se escucha no cambia
@@ -87,12 +120,16 @@ class _Fleet(Watcher):
         self._output = output
         self._gave_up = False
         self._supervision = Supervision(_wanted(launch), launch.limits, self)
-        self._supervisor = Supervisor(self._supervision, self._reload, self._turn)
+        self._measured_at = measured_at
+        self._board = board or Board()  # sin métricas, una que nadie lee
+        self._row = self._board.launcher
+        self._row.take(time.monotonic())
+        self._supervisor = Supervisor(self._supervision, self._reload, self._turn, helped=board is not None)
 
-    def run(self) -> int | Seat:
+    def run(self) -> int | Seat | Helper:
         """El código de salida o, en un hijo, su puesto."""
         outcome = self._supervisor.run()
-        if not isinstance(outcome, Seat) and not self._gave_up:
+        if isinstance(outcome, int) and not self._gave_up:
             line = "Servidor detenido con conversaciones sin entregar todo." if outcome else "Servidor detenido."
             self._tell(WARNING if outcome else INFO, "stopped", line, {})
             self._output.flush()
@@ -101,6 +138,9 @@ class _Fleet(Watcher):
     # -- en cada vuelta -------------------------------------------------------------------------------------
 
     def _turn(self) -> None:
+        self._row.cells[HEARTBEAT] = time.monotonic()
+        self._row.cells[WANTED_PROCESSES] = self._supervision.wanted
+        self._row.cells[STOPPING] = self._supervision.stopping
         if self._supervision.stopping and self._sockets:
             self._notifier.stopping()
             # Antes que los hijos: así el último de ellos que cierre es quien acepta a los que aún esperaban.
@@ -132,11 +172,15 @@ class _Fleet(Watcher):
         try:
             launch = self._again()
         except SystemExit:  # ya dijo qué está mal
+            self._row.cells[CONFIGURATION_RELOADS["failed"]] += 1
             self._tell(ERROR, "reload_failed", "Se sigue con la configuración de antes.", {})
             self._notifier.ready()
             return
         if (launch.options.host, launch.options.puerto) != (self._options.host, self._options.puerto):
             line = "Aviso: --host y --puerto no cambian al recargar. Para eso, detén el servidor y arráncalo otra vez."
+            self._tell(WARNING, "address_kept", line, {})
+        if launch.options.metricas != self._options.metricas:
+            line = "Aviso: --metricas no cambia al recargar. Para eso, detén el servidor y arráncalo otra vez."
             self._tell(WARNING, "address_kept", line, {})
         self._tell(INFO, "reloading", "Recargando la configuración, el certificado y el servicio...", {})
         for sock in self._sockets:
@@ -157,20 +201,28 @@ class _Fleet(Watcher):
         )
         if self._lent and not is_usual_place(options):
             tell_address_ignored(self._tell)
+        if self._measured_at:
+            tell_measuring(self._tell, self._measured_at)
         self._notifier.ready()
+
+    def ended(self, row: int) -> None:
+        self._board.seat(row).leave()
 
     def replaced(self, pid: int) -> None:
         self._tell(INFO, "worker_replaced", f"El proceso {pid} sirve ya en su lugar.", {"worker": pid})
 
     def died(self, pid: int, status: int) -> None:
+        self._row.cells[RESTARTS] += 1
         line = f"El proceso {pid} ha acabado sin que nadie se lo pidiera ({_how(status)}): se pone otro."
         self._tell(WARNING, "worker_died", line, {"worker": pid, "status": status})
 
     def hung(self, pid: int, seconds: float) -> None:
+        self._row.cells[RESTARTS] += 1
         line = f"El proceso {pid} lleva {seconds:.0f} s sin dar señales de vida: se corta."
         self._tell(ERROR, "worker_hung", line, {"worker": pid, "seconds": round(seconds, 3)})
 
     def not_started(self, pid: int, status: int, delay: float) -> None:
+        self._row.cells[RESTARTS] += 1
         who = (
             f"El proceso {pid} ha acabado sin llegar a servir ({_how(status)})"
             if pid
@@ -186,6 +238,7 @@ class _Fleet(Watcher):
         self._tell(ERROR, "gave_up", line, {"failures": failures})
 
     def reloaded(self) -> None:
+        self._row.cells[CONFIGURATION_RELOADS["ok"]] += 1
         now = self._supervision.generation
         self.launches = {number: launch for number, launch in self.launches.items() if number >= now}
         line = "Recargado: sirven procesos nuevos, y los de antes acaban lo que tienen."
@@ -193,6 +246,7 @@ class _Fleet(Watcher):
         self._notifier.ready()
 
     def reload_failed(self, pid: int, status: int) -> None:
+        self._row.cells[CONFIGURATION_RELOADS["failed"]] += 1
         who = f"el proceso {pid}, nuevo, acabó sin llegar a servir ({_how(status)})" if pid else "no se crean procesos"
         self._tell(ERROR, "reload_failed", f"Se sigue con los procesos de antes: {who}.", {"status": status})
         self._notifier.ready()

@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from ..errors import BadService
 from ..fresh_imports import FreshImports, look
 from ..server import Server
 from ..services import Service
 from ..watch import Watch
-from .report import Reporter
 
 # Segundos entre una mirada y la siguiente. Hacen falta dos iguales: quien guarda y vuelve a la otra ventana ya se lo
 # encuentra hecho, y mirar unos ficheros dos veces por segundo no se nota.
@@ -24,8 +24,24 @@ _LOOK_EVERY = 0.5
 _TOO_LONG = 5.0  # segundos importando hasta decirlo: casi todo se importa en menos de uno, y lo pesado en unos pocos
 
 
-async def keep_fresh(imports: FreshImports, server: Server, reporter: Reporter) -> None:
-    """Mantiene en ``server`` el servicio de ``imports``, ya importado una vez, hasta que se cancele."""
+class Told(Protocol):
+    """A quien se le cuenta (``Reporter``, ``Meter``)."""
+
+    def service_reloaded(self, name: str) -> None:
+        """Ya responde el servicio nuevo."""
+
+    def service_unusable(self, bad: BadService) -> None:
+        """El nuevo no sirve: sigue el de antes."""
+
+
+async def keep_fresh(imports: FreshImports, server: Server, told: Iterable[Told]) -> None:
+    """Mantiene en ``server`` el servicio de ``imports``, ya importado una vez, hasta que se cancele; cada cambio se les
+    cuenta a ``told``."""
+
+    def unusable(bad: BadService) -> None:
+        for one in told:
+            one.service_unusable(bad)
+
     watch = Watch()
     while True:
         await asyncio.sleep(_LOOK_EVERY)
@@ -34,15 +50,16 @@ async def keep_fresh(imports: FreshImports, server: Server, reporter: Reporter) 
         loading = _in_thread(imports.load)
         await asyncio.wait([loading], timeout=_TOO_LONG)
         if not loading.done():
-            reporter.service_unusable(BadService(imports.name, "endless"))
+            unusable(BadService(imports.name, "endless"))
         outcome = await loading
         if isinstance(outcome, Service):
             server.change_service(outcome)
-            reporter.service_reloaded(imports.name)
+            for one in told:
+                one.service_reloaded(imports.name)
         elif isinstance(outcome, BadService):
-            reporter.service_unusable(outcome)
+            unusable(outcome)
         else:
-            reporter.service_unusable(BadService(imports.name, "import_failed", cause=outcome))
+            unusable(BadService(imports.name, "import_failed", cause=outcome))
 
 
 def _in_thread(work: Callable[[], Service]) -> asyncio.Future[Service | BaseException]:

@@ -15,10 +15,10 @@ from logging import ERROR, INFO, WARNING
 from typing import Any
 
 from ..addresses import Peer, format_address, unix_path
-from ..errors import BadMessage, BadService, BadTLSFile, Refusal, ServiceFailed, TLSFailed
+from ..errors import BadMessage, BadProxyHeader, BadService, BadTLSFile, Refusal, ServiceFailed, TLSFailed
 from ..observer import Observer
 from .log import Log
-from .sentences import bad_service, bad_tls_file, handshake_failed, named, reason
+from .sentences import bad_service, bad_tls_file, handshake_failed, named, proxy_header_bad, reason
 from .traces import trace
 
 Tell = Callable[[int, str, str, dict[str, Any]], None]
@@ -49,6 +49,10 @@ class Reporter(Observer):
     def address_ignored(self) -> None:
         """Se le dijo dónde escuchar, y systemd le dio los sockets."""
         tell_address_ignored(self._tell)
+
+    def measuring(self, addresses: list[Peer]) -> None:
+        """Da las métricas en ``addresses``."""
+        tell_measuring(self._tell, addresses)
 
     def service_reloaded(self, name: str) -> None:
         """Cambió el fuente del servicio ``name``, y ya responde el nuevo."""
@@ -120,6 +124,10 @@ class Reporter(Observer):
         line = f"Un saludo TLS de {peer} no se completó: {handshake_failed(cause)}."
         self._tell_some(WARNING, "handshake_failed", line, {"peer": peer, "cause": cause})
 
+    def proxy_header_bad(self, peer: Peer, bad: BadProxyHeader) -> None:
+        line = f"Una conexión de {peer}, de un balanceador, no dijo a quién trae: {proxy_header_bad(bad)}."
+        self._tell_some(WARNING, "proxy_header_bad", line, {"peer": peer, "cause": bad})
+
     def certificate_reread(self) -> None:
         line = "Certificado leído otra vez: las conexiones nuevas usan el nuevo."
         self._tell(INFO, "certificate_reread", line, {})
@@ -190,6 +198,9 @@ class WorkerReporter(Reporter):
         if self._first:
             super().lowered(connections, wanted)
 
+    def measuring(self, addresses: list[Peer]) -> None:
+        pass
+
     def service_reloaded(self, name: str) -> None:
         if self._first:
             super().service_reloaded(name)
@@ -223,6 +234,12 @@ class Ration:
         self.hidden += 1
         self.last = line
         return False
+
+
+def tell_measuring(tell: Tell, addresses: list[Peer]) -> None:
+    """Se dan las métricas en ``addresses``."""
+    where = " y ".join(f"http://{format_address(*address)}/metrics" for address in addresses)
+    tell(INFO, "measuring", f"Métricas en {where}", {"addresses": addresses})
 
 
 def tell_listening(tell: Tell, addresses: list[Peer], *, usual: bool, encrypted: bool, processes: int = 0) -> None:

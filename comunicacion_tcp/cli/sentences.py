@@ -13,6 +13,7 @@ from ..addresses import unix_path
 from ..errors import (
     AddressInUse,
     AddressNotOurs,
+    BadProxyHeader,
     BadService,
     BadSocket,
     BadTLSFile,
@@ -85,6 +86,21 @@ _HANDSHAKES = {
     "unknown_ca": "su certificado no lo firma una autoridad de --tls-ca",
     "self_signed": "su certificado no lo firma una autoridad de --tls-ca",
 }
+_PROXY_HEADERS = {
+    "absent": "no empieza por una cabecera PROXY; dile que la envíe, o quítalo de --proxy-de",
+    "cut": "colgó a mitad de la cabecera PROXY",
+    "late": "la cabecera PROXY no llegó a tiempo",
+    "too_long": "la cabecera PROXY es demasiado larga",
+    "syntax": "la cabecera PROXY no está bien escrita",
+    "address": "en la cabecera PROXY hay una dirección que no lo es",
+    "port": "en la cabecera PROXY hay un puerto que no lo es",
+    "version": "la cabecera PROXY no es de la versión 1 ni de la 2",
+    "command": "la cabecera PROXY pide algo que no existe",
+    "family": "la cabecera PROXY trae una conexión que no es de TCP ni de un socket de Unix",
+    "length": "en la cabecera PROXY no caben sus direcciones",
+    "field": "la cabecera PROXY trae un campo roto",
+    "checksum": "la cabecera PROXY no da su suma de comprobación",
+}
 _TLS_OPTIONS = {"cert": "--tls-cert", "key": "--tls-clave", "ca": "--tls-ca"}
 _BAD_FILES = {
     "no_certificate": "no es un certificado en PEM, o está a medias",
@@ -150,6 +166,11 @@ def named(error: BaseException) -> str:
     return f"{type(error).__name__}: {said_by(error)}".removesuffix(": ")
 
 
+def proxy_header_bad(error: BadProxyHeader) -> str:
+    """Qué le pasa a una cabecera PROXY, sin punto."""
+    return _PROXY_HEADERS[error.problem]
+
+
 def bad_service(error: BadService) -> str:
     """Por qué no se puede servir lo que se pidió con --servicio."""
     script = isinstance(error.cause, (SystemExit, EOFError))  # un programa que se usaba solo, hecho módulo
@@ -197,6 +218,18 @@ def _unix_failed(where: str, error: NetworkError) -> str:
     missing = isinstance(error.cause, FileNotFoundError)
     why = "esa carpeta no existe" if missing else reason(error.cause)
     return f"No se puede escuchar en {where}: {why}. Elige otra ruta en --host."
+
+
+def metrics_failed(error: NetworkError) -> str:
+    """Por qué no se pueden dar las métricas donde se pidió."""
+    why = reason(error.cause)
+    if isinstance(error, AddressInUse):
+        why = "el puerto ya está ocupado"
+    elif isinstance(error, AddressNotOurs):
+        why = "esa dirección no es de esta máquina"
+    elif isinstance(error, UnknownHost):
+        why = "no se conoce esa máquina"
+    return f"No se pueden dar las métricas en {escape(error.address)}: {why}. Elige otro sitio con --metricas."
 
 
 def handshake_failed(error: TLSFailed) -> str:

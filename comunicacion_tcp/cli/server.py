@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import argparse
 
+from ..proxy_header import Trusted
 from ..server import THREADS
 from ..supervisor import CAN_FORK
 from .log import FORMATS, LEVELS
-from .parser import SpanishParser, host_name, one_of, port_number, whole_number
+from .parser import SpanishParser, host_and_port, host_name, one_of, port_number, whole_number
 from .serving import AUTO, FAILED, HOST, OK, PORT, USAGE, Launch, serve
 from .settings import SERVER_LIMITS, add_limits, chosen_limits
 from .terminal import answer_interrupts, close_output, prepare_streams
@@ -107,12 +108,26 @@ def _parser(prog: str | None) -> SpanishParser:
         metavar="NIVEL",
         help="lo menos grave que se cuenta: info, aviso o error (%(default)s)",
     )
+    parser.add_argument(
+        "--metricas",
+        type=host_and_port,
+        metavar="HOST:PUERTO",
+        help="dónde da por HTTP las métricas para Prometheus (/metrics), y si está vivo (/salud) y listo (/lista); ni "
+        "cifra ni pide contraseña; necesita el extra «metricas»",
+    )
     parser.add_files(
         {
             "--tls-cert": "certificado con que cifrar; se lee otra vez si cambia",
             "--tls-clave": "su clave, si no está en el mismo fichero",
             "--tls-ca": "solo entra quien trae un certificado firmado por estos",
         }
+    )
+    parser.add_argument(
+        "--proxy-de",
+        type=networks,
+        metavar="REDES",
+        help="direcciones o redes, con comas (10.0.0.1,fd00::/8, o unix), de los balanceadores que hay delante: cada "
+        "conexión debe empezar por una cabecera PROXY, que solo se les cree a ellos y dice de qué cliente es",
     )
     parser.add_configuration()
     add_limits(parser, SERVER_LIMITS)
@@ -125,3 +140,13 @@ def number_of_processes(text: str) -> int | str:
         return text if text == AUTO else whole_number(1, _MOST_PROCESSES)(text)
     except argparse.ArgumentTypeError as error:
         raise argparse.ArgumentTypeError(f"{error}, ni {AUTO}") from None
+
+
+def networks(text: str) -> list[str]:
+    """El tipo de ``--proxy-de``: direcciones y redes, separadas por comas."""
+    names = [name.strip() for name in text.split(",")]
+    try:
+        Trusted(names)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"son redes separadas por comas, y {error}") from None
+    return names

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from ..board import Board
 from ..descriptors import raise_limit
 from ..errors import BadService, BadSocket, BadTLSFile, NetworkError
 from ..fresh_imports import FreshImports
@@ -32,8 +33,9 @@ from ..supervisor import Seat
 from ..systemd import Notifier
 from ..tls import ServerTLS
 from .log import FORMATS, LEVELS, JsonFormatter, Log, lines_lost, logging_to
+from .metrics import CannotMeasure, Metrics, MetricsAlone
 from .output import Output, by_lines, sink_of
-from .reloading import keep_fresh
+from .reloading import Told, keep_fresh
 from .report import Reporter, WorkerReporter
 from .sentences import bad_service, bad_socket, bad_tls_file, listening_failed
 from .terminal import complain, is_terminal
@@ -58,12 +60,13 @@ class Launch(NamedTuple):
 
 
 class Post(NamedTuple):
-    """Lo que recibe uno de varios procesos: su puesto y los sockets que escuchan. ``lent``: si seguirán escuchando
-    cuando el servidor acabe."""
+    """Lo que recibe uno de varios procesos: su puesto, los sockets que escuchan y, si se piden métricas, la pizarra en
+    que apuntar. ``lent``: si seguirán escuchando cuando el servidor acabe."""
 
     seat: Seat
     sockets: list[socket.socket]
-    lent: bool = False
+    board: Board | None
+    lent: bool
 
 
 def is_usual_place(options: argparse.Namespace) -> bool:
@@ -157,8 +160,14 @@ async def _serve(
         tls=tls,
         threads=options.hilos,
         sockets=post.sockets if post else systemd.sockets or None,
+        proxy_from=options.proxy_de,
     )
-    end = _End(server, leave_queue=post.lent if post else bool(systemd.sockets))
+    try:
+        metrics = _metrics(options, post, server, tls)
+    except CannotMeasure as error:
+        complain(str(error))
+        return FAILED
+    end = _End(server, metrics, leave_queue=post.lent if post else bool(systemd.sockets))
     if post:
         post.seat.attend(loop, end.obey, limits.worker_timeout)
         _handle_signals(loop, end.ask, signal.SIGTERM)  # las de la terminal son para el padre
@@ -168,14 +177,20 @@ async def _serve(
         await server.start()
     except NetworkError as error:
         complain(listening_failed(error))
+        if metrics:
+            metrics.close()
         return FAILED
     usual = is_usual_place(options)
     reporter.listening(server.addresses, usual=usual and not systemd.sockets, encrypted=tls is not None)
     if systemd.sockets and not usual:
         reporter.address_ignored()
+    if metrics:
+        metrics.serving()
+        reporter.measuring(metrics.addresses)
     systemd.notifier.ready()
     posting = loop.create_task(keep_posted(systemd.notifier, server)) if systemd.notifier.present else None
-    reloading = loop.create_task(keep_fresh(imports, server, reporter)) if imports else None
+    told: list[Told] = [reporter, metrics.meter] if metrics else [reporter]
+    reloading = loop.create_task(keep_fresh(imports, server, told)) if imports else None
     if post:
         post.seat.ready()
     await end.asked.wait()
@@ -188,6 +203,8 @@ async def _serve(
     systemd.notifier.stopping()
     cut = await end.drain()
     _ignore_signals()
+    if metrics:
+        metrics.close()
     reporter.stopped(cut)
     if posting:
         posting.cancel()
@@ -197,14 +214,23 @@ async def _serve(
     return code
 
 
-class _End:
-    """Cuándo y con qué prisa se detiene ``server``. ``leave_queue``: si quien espera en la cola es para otro."""
+def _metrics(options: argparse.Namespace, post: Post | None, server: Server, tls: ServerTLS | None) -> Metrics | None:
+    """Las métricas que se pidieran. Error: ``CannotMeasure``."""
+    if post:
+        return Metrics(server, tls, post.board.seat(post.seat.row)) if post.board else None
+    return MetricsAlone(server, tls, options.metricas) if options.metricas else None
 
-    def __init__(self, server: Server, *, leave_queue: bool) -> None:
+
+class _End:
+    """Cuándo y con qué prisa se detiene ``server``, y con él lo que dice en ``metrics``. ``leave_queue``: si quien
+    espera en la cola es para otro."""
+
+    def __init__(self, server: Server, metrics: Metrics | None, *, leave_queue: bool) -> None:
         self._leave_queue = leave_queue
         self.asked = asyncio.Event()
         """Se pidió acabar."""
         self._server = server
+        self._metrics = metrics
         self._hurry = False
         self._draining = False
         self._retiring: asyncio.Task[None] | None = None
@@ -232,11 +258,15 @@ class _End:
     async def drain(self) -> int:
         """Detiene el servidor; cuántas conversaciones cortó."""
         self._draining = True
+        if self._metrics:
+            self._metrics.stopping()
         if self._leave_queue:
             await self._server.retire(0)
         return await self._server.drain(0 if self._hurry else None)
 
     async def _retire(self) -> None:
+        if self._metrics:
+            self._metrics.stopping()
         await self._server.retire()
         self.ask()
 

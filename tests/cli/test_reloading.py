@@ -117,7 +117,7 @@ def told(path: Path, load: Callable[[], Service], monkeypatch: pytest.MonkeyPatc
     async def main() -> list[object]:
         newsroom: Any = Newsroom()
         imports: Any = Imports(path, load)
-        task = asyncio.ensure_future(reloading.keep_fresh(imports, newsroom, newsroom))
+        task = asyncio.ensure_future(reloading.keep_fresh(imports, newsroom, [newsroom]))
         await asyncio.wait_for(newsroom.heard.wait(), PATIENCE)
         task.cancel()
         return list(newsroom.told)
