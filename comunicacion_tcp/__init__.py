@@ -23,6 +23,7 @@ El mapa de la casa; los imports van solo hacia abajo (lo vigila ``tests/test_arc
     loops         qué bucle de asyncio se usa, y uno en un hilo
     deadlines     muchos plazos iguales con un solo temporizador
     descriptors   cuántos descriptores quedan, y pedir más
+    systemd       los avisos a systemd, y los sockets que da ya a la escucha
     aio           AsyncClient, el que se espera con await: los avisos de asyncio
     relay         Relay, un Client que no envía mensajes sino un chorro de líneas
     client        Client, el que espera: un socket bloqueante
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from .errors import AddressNotOurs as AddressNotOurs
     from .errors import BadMessage as BadMessage
     from .errors import BadService as BadService
+    from .errors import BadSocket as BadSocket
     from .errors import BadTLSFile as BadTLSFile
     from .errors import CertificateRejected as CertificateRejected
     from .errors import ComunicacionError as ComunicacionError
@@ -98,6 +100,7 @@ _HOMES = {
     "Backoff": "backoff",
     "BadMessage": "errors",
     "BadService": "errors",
+    "BadSocket": "errors",
     "BadTLSFile": "errors",
     "CertificateRejected": "errors",
     "Client": "client",

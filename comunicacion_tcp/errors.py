@@ -16,6 +16,7 @@ lee una persona, con qué hacer después, están en ``cli/sentences.py``.
     │   └── AddressFull             no caben más desde esa dirección
     ├── BadTLSFile              nuestra: un certificado o una clave que no sirven
     ├── BadService              nuestra: una función que no se puede servir
+    ├── BadSocket               nuestra: un socket que dio systemd y en el que no se puede escuchar
     └── NetworkError            de la red; lleva la dirección y, si la hay, la causa del sistema
         ├── UnknownHost             el nombre no se resuelve
         ├── ServerNotRunning        nadie escucha ahí (cliente)
@@ -122,6 +123,22 @@ class BadTLSFile(ComunicacionError):
         super().__init__(f"{path}: {problem}")
         self.role = role
         self.path = path
+        self.problem = problem
+        self.cause = cause
+
+
+class BadSocket(ComunicacionError):
+    """Algo que systemd pasó para escuchar, y en lo que no se puede.
+
+    ``number``: su descriptor. ``name``: el que le da systemd, o nada. ``problem``: ``"closed"`` (no está abierto; en
+    ``cause``, el error del sistema), ``"not_stream"`` (no es un socket de TCP, ni de Unix que dé un chorro de bytes) o
+    ``"not_listening"`` (no escucha: es una conexión).
+    """
+
+    def __init__(self, number: int, name: str, problem: str, cause: OSError | None = None) -> None:
+        super().__init__(f"{number}: {problem}")
+        self.number = number
+        self.name = name
         self.problem = problem
         self.cause = cause
 

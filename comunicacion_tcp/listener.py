@@ -120,7 +120,7 @@ class Listener:
     def _give(self, sock: socket.socket, place: Any) -> None:
         try:
             # En un socket de Unix el sitio de un cliente es el fichero que él quiera, casi siempre ninguno.
-            self._take(sock, place[:2] if isinstance(place, tuple) else self._neighbour(sock))
+            self._take(sock, _as_itself(place) if isinstance(place, tuple) else self._neighbour(sock))
         except BaseException:
             sock.close()
             raise
@@ -261,6 +261,13 @@ def adopt_sockets(sockets: Iterable[socket.socket], keepalive: float = 0) -> lis
         if keepalive and sock.family != getattr(socket, "AF_UNIX", None):
             _keep_alive(sock, keepalive)
     return adopted
+
+
+def _as_itself(place: tuple[Any, ...]) -> Peer:
+    """Quién es un cliente. Un socket que abrió otro puede ser de las dos familias, y ahí IPv4 se escribe dentro de IPv6
+    (``::ffff:192.0.2.7``, RFC 4291): sin deshacerlo, todos los de IPv4 serían de la misma red."""
+    host, port = place[:2]
+    return (host.removeprefix("::ffff:") if "." in host else host), port
 
 
 def _listens(sock: socket.socket) -> bool:

@@ -172,12 +172,12 @@ def _not_for_long() -> Iterator[None]:
         raise TimeoutError
 
     before = signal.signal(signal.SIGALRM, give_up)
-    signal.setitimer(signal.ITIMER_REAL, _STUCK)
+    timer = signal.setitimer(signal.ITIMER_REAL, _STUCK)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, *timer)
 
 
 def by_lines(sink: Callable[[memoryview], int | None]) -> Callable[[memoryview], int | None]:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from .. import __version__
 from ..addresses import Peer, can_be_host, unix_host
 from .sentences import reason
+from .terminal import escape
 
 TYPE_CHECKING = False  # como la de typing, sin pagar su importación
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ class SpanishParser(argparse.ArgumentParser):
             key, _, text = (part.strip() for part in line.partition("="))
             if not key or key.startswith("#"):
                 continue
-            where = f"{path}, línea {number}: {key}"
+            where = f"{path}, línea {number}: {escape(key)}"
             action = actions.get(key)
             if action is None or action.dest == "configuracion":
                 self.error(f"{where} no es una opción")
@@ -127,7 +128,7 @@ class SpanishParser(argparse.ArgumentParser):
 
     def _lines(self, path: str) -> list[str]:
         try:
-            with open(path, encoding="utf-8") as file:
+            with open(path, encoding="utf-8-sig") as file:  # el Bloc de notas pone una marca delante
                 return file.read().split("\n")
         except OSError as error:
             self.error(f"no se puede leer {path}: {reason(error)}")

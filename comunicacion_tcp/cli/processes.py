@@ -16,23 +16,25 @@ from logging import ERROR, INFO, WARNING
 from ..addresses import Peer
 from ..board import CONFIGURATION_RELOADS, HEARTBEAT, RESTARTS, STOPPING, WANTED_PROCESSES, Board
 from ..descriptors import raise_limit
-from ..errors import NetworkError
-from ..listener import address_of, file_of, open_sockets, remove_file
+from ..errors import BadSocket, NetworkError
+from ..listener import address_of, adopt_sockets, file_of, open_sockets, remove_file
 from ..processors import available
 from ..supervision import Supervision, Watcher
 from ..supervisor import Helper, Seat, Supervisor
 from .log import LEVELS, Log, lines_lost, logging_to
 from .metrics import CannotMeasure, open_metrics
 from .output import CarefulOutput
-from .report import tell_listening, tell_measuring
-from .sentences import listening_failed
+from .report import tell_address_ignored, tell_listening, tell_measuring
+from .sentences import bad_socket, listening_failed
 from .serving import AUTO, FAILED, OK, Launch, Post, formatter_of, is_usual_place
 from .terminal import complain, is_terminal
+from .under_systemd import Manager, manager
 
 TYPE_CHECKING = False  # como la de typing, sin pagar su importación
 if TYPE_CHECKING:
     from ..metrics import MetricsServer
 
+_TURN = 1.0  # segundos: lo más que pasa entre dos vueltas (supervision.py)
 _SEATS = 2048  # puestos en la pizarra: dos generaciones de los más que se pueden pedir; es 1 MB
 
 
@@ -42,7 +44,15 @@ def in_processes(launch: Launch, again: Callable[[], Launch]) -> int | tuple[Lau
     options, limits = launch
     raise_limit(limits.max_connections + limits.reserve)
     try:
-        sockets = open_sockets(options.host, options.puerto, limits.backlog, limits.keepalive)
+        systemd = manager()
+        lent = bool(systemd.sockets)
+        if lent:
+            sockets = adopt_sockets(systemd.sockets, limits.keepalive)
+        else:
+            sockets = open_sockets(options.host, options.puerto, limits.backlog, limits.keepalive)
+    except BadSocket as bad:
+        complain(bad_socket(bad))
+        return FAILED
     except NetworkError as error:
         complain(listening_failed(error))
         return FAILED
@@ -56,16 +66,19 @@ def in_processes(launch: Launch, again: Callable[[], Launch]) -> int | tuple[Lau
             return FAILED
     formatter = formatter_of(options, several=True)
     output = CarefulOutput(sys.stdout, lambda count: formatter.format(lines_lost(count)))
-    files = [(address_of(sock), file_of(address_of(sock))) for sock in sockets]
+    # Los ficheros de los sockets de Unix que abrió systemd son suyos.
+    files = [] if lent else [(address_of(sock), file_of(address_of(sock))) for sock in sockets]
     with logging_to(output.write, formatter, LEVELS[options.nivel]) as log:
-        fleet = _Fleet(launch, again, sockets, log, output, board, web.addresses if web else [])
+        fleet = _Fleet(launch, again, sockets, systemd, log, output, board, web.addresses if web else [])
         outcome = fleet.run()
         if isinstance(outcome, Helper):
+            systemd.notifier.close()
             return _give_metrics(web, sockets, outcome)
         if web:
             web.release()
         if isinstance(outcome, Seat):
-            return fleet.launches[outcome.generation], Post(outcome, sockets, board)
+            systemd.notifier.close()  # solo el padre habla con él
+            return fleet.launches[outcome.generation], Post(outcome, sockets, lent, board)
     for address, file in files:
         remove_file(address, file)
     return outcome
@@ -89,6 +102,7 @@ class _Fleet(Watcher):
         launch: Launch,
         again: Callable[[], Launch],
         sockets: list[socket.socket],
+        systemd: Manager,
         log: Log,
         output: CarefulOutput,
         board: Board | None,
@@ -98,6 +112,10 @@ class _Fleet(Watcher):
         self._options = launch.options  # las del principio: dónde se escucha no cambia
         self._again = again
         self._sockets = sockets
+        self._lent = bool(systemd.sockets)
+        self._notifier = systemd.notifier
+        self._next_watchdog = 0.0
+        self._status = ""
         self._tell = log.tell
         self._output = output
         self._gave_up = False
@@ -124,6 +142,7 @@ class _Fleet(Watcher):
         self._row.cells[WANTED_PROCESSES] = self._supervision.wanted
         self._row.cells[STOPPING] = self._supervision.stopping
         if self._supervision.stopping and self._sockets:
+            self._notifier.stopping()
             # Antes que los hijos: así el último de ellos que cierre es quien acepta a los que aún esperaban.
             for sock in self._sockets:
                 sock.close()
@@ -132,14 +151,30 @@ class _Fleet(Watcher):
                 self._output.write("")  # detrás de «^C»
             if not self._gave_up:
                 self._tell(INFO, "stopping", "Deteniendo el servidor...", {})
+        self._keep_posted()
         self._output.flush()
 
+    def _keep_posted(self) -> None:
+        """A systemd: que el padre vive (los hijos se lo dicen a él), y cuántos sirven."""
+        now = time.monotonic()
+        if now >= self._next_watchdog:
+            # Una vuelta antes: a la siguiente ya sería tarde.
+            self._next_watchdog = now + self._notifier.watchdog_interval - _TURN
+            self._notifier.watchdog()
+        serving = self._supervision.serving
+        status = f"Sirven {serving} procesos." if serving != 1 else "Sirve 1 proceso."
+        if status != self._status:
+            self._status = status
+            self._notifier.status(status)
+
     def _reload(self) -> None:
+        self._notifier.reloading()
         try:
             launch = self._again()
         except SystemExit:  # ya dijo qué está mal
             self._row.cells[CONFIGURATION_RELOADS["failed"]] += 1
             self._tell(ERROR, "reload_failed", "Se sigue con la configuración de antes.", {})
+            self._notifier.ready()
             return
         if (launch.options.host, launch.options.puerto) != (self._options.host, self._options.puerto):
             line = "Aviso: --host y --puerto no cambian al recargar. Para eso, detén el servidor y arráncalo otra vez."
@@ -160,12 +195,15 @@ class _Fleet(Watcher):
         tell_listening(
             self._tell,
             [address_of(sock) for sock in self._sockets],
-            usual=is_usual_place(options),
+            usual=is_usual_place(options) and not self._lent,
             encrypted=bool(options.tls_cert),
             processes=self._supervision.serving,
         )
+        if self._lent and not is_usual_place(options):
+            tell_address_ignored(self._tell)
         if self._measured_at:
             tell_measuring(self._tell, self._measured_at)
+        self._notifier.ready()
 
     def ended(self, row: int) -> None:
         self._board.seat(row).leave()
@@ -205,11 +243,13 @@ class _Fleet(Watcher):
         self.launches = {number: launch for number, launch in self.launches.items() if number >= now}
         line = "Recargado: sirven procesos nuevos, y los de antes acaban lo que tienen."
         self._tell(INFO, "reloaded", line, {})
+        self._notifier.ready()
 
     def reload_failed(self, pid: int, status: int) -> None:
         self._row.cells[CONFIGURATION_RELOADS["failed"]] += 1
         who = f"el proceso {pid}, nuevo, acabó sin llegar a servir ({_how(status)})" if pid else "no se crean procesos"
         self._tell(ERROR, "reload_failed", f"Se sigue con los procesos de antes: {who}.", {"status": status})
+        self._notifier.ready()
 
 
 def _wanted(launch: Launch) -> int:

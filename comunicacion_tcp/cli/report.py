@@ -50,6 +50,10 @@ class Reporter(Observer):
         """Da las métricas en ``addresses``."""
         tell_measuring(self._tell, addresses)
 
+    def address_ignored(self) -> None:
+        """Se le dijo dónde escuchar, y systemd le dio los sockets."""
+        tell_address_ignored(self._tell)
+
     def service_reloaded(self, name: str) -> None:
         """Cambió el fuente del servicio ``name``, y ya responde el nuevo."""
         line = f"Servicio recargado: desde ahora responde el nuevo {name}."
@@ -248,6 +252,12 @@ def tell_listening(tell: Tell, addresses: list[Peer], *, usual: bool, encrypted:
             "--tls-cert y --tls-clave."
         )
         tell(WARNING, "not_encrypted", line, {})
+
+
+def tell_address_ignored(tell: Tell) -> None:
+    """Cuenta que ``--host`` y ``--puerto`` no se miran, porque los sockets los dio systemd."""
+    line = "Aviso: se escucha en los sockets que dio systemd, y no donde dicen --host y --puerto. Quítalos."
+    tell(WARNING, "address_ignored", line, {})
 
 
 def _is_local(address: Peer) -> bool:

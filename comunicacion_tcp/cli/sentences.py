@@ -14,6 +14,7 @@ from ..errors import (
     AddressInUse,
     AddressNotOurs,
     BadService,
+    BadSocket,
     BadTLSFile,
     CertificateRejected,
     ConnectionLost,
@@ -90,6 +91,11 @@ _BAD_FILES = {
     "no_key": "no lleva una clave en PEM, o está a medias",
     "mismatch": "lleva una clave que no es la del certificado",
     "locked": "lleva una clave con contraseña, y aquí nadie puede escribirla",
+}
+_BAD_SOCKETS = {
+    "closed": "no hay nada abierto",
+    "not_stream": "no hay un socket de TCP, ni de Unix que sea un chorro",
+    "not_listening": "hay una conversación, y no un socket a la escucha",
 }
 # Por qué no se puede servir lo que se pidió: {name} es MODULO:FUNCION; {module}, el módulo; {what} y {place}, lo que
 # diga el error.
@@ -222,6 +228,15 @@ def bad_tls_file(error: BadTLSFile) -> str:
     if error.problem == "locked":
         hint = "Quítasela con «openssl pkey -in CON -out SIN» y da la otra."
     return f"El fichero de {option} no sirve: «{path}» {_BAD_FILES[error.problem]}. {hint}"
+
+
+def bad_socket(error: BadSocket) -> str:
+    """Por qué no se puede escuchar en lo que dio systemd."""
+    name = f", «{escape(error.name)}»," if error.name else ""
+    return (
+        f"systemd debía dar un puerto en el descriptor {error.number}{name} y {_BAD_SOCKETS[error.problem]}. Revisa el "
+        "fichero .socket: lleva ListenStream= y Accept=no."
+    )
 
 
 def conversation_failed(error: NetworkError) -> str:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from ..board import Board
 from ..descriptors import raise_limit
-from ..errors import BadService, BadTLSFile, NetworkError
+from ..errors import BadService, BadSocket, BadTLSFile, NetworkError
 from ..fresh_imports import FreshImports
 from ..limits import Limits
 from ..loading import load_service
@@ -30,14 +30,16 @@ from ..server import Server
 from ..services import Service, uppercase
 from ..supervision import CUT, RETIRE
 from ..supervisor import Seat
+from ..systemd import Notifier
 from ..tls import ServerTLS
 from .log import FORMATS, LEVELS, JsonFormatter, Log, lines_lost, logging_to
 from .metrics import CannotMeasure, Metrics, MetricsAlone
 from .output import Output, by_lines, sink_of
 from .reloading import Told, keep_fresh
 from .report import Reporter, WorkerReporter
-from .sentences import bad_service, bad_tls_file, listening_failed
+from .sentences import bad_service, bad_socket, bad_tls_file, listening_failed
 from .terminal import complain, is_terminal
+from .under_systemd import Manager, keep_posted, manager
 
 OK, FAILED, USAGE = 0, 1, 2  # el 2 lo pone argparse
 HOST, PORT = "localhost", 5000
@@ -58,12 +60,13 @@ class Launch(NamedTuple):
 
 
 class Post(NamedTuple):
-    """Lo que recibe uno de varios procesos: su puesto, los sockets que escuchan y, si se piden métricas, la pizarra en
-    que apuntar."""
+    """Lo que recibe uno de varios procesos: su puesto y los sockets que escuchan. ``lent``: si seguirán escuchando
+    cuando el servidor acabe. ``board``: la pizarra en que apuntar, si se piden métricas."""
 
     seat: Seat
     sockets: list[socket.socket]
-    board: Board | None
+    lent: bool = False
+    board: Board | None = None
 
 
 def is_usual_place(options: argparse.Namespace) -> bool:
@@ -82,6 +85,11 @@ def formatter_of(options: argparse.Namespace, *, several: bool) -> logging.Forma
 def serve(launch: Launch, post: Post | None = None) -> int:
     """Sirve hasta que se le pida acabar, y devuelve el código de salida. ``post``: si es uno de varios procesos."""
     options = launch.options
+    try:
+        systemd = Manager(Notifier(), []) if post else manager()  # con varios, es cosa del padre
+    except BadSocket as bad:
+        complain(bad_socket(bad))
+        return FAILED
     if options.servicio:
         _take_keyboard_away()
     with FreshImports(options.servicio) if options.recargar else contextlib.nullcontext() as imports:
@@ -91,7 +99,7 @@ def serve(launch: Launch, post: Post | None = None) -> int:
         except BadService as bad:
             complain(bad_service(bad))
             return FAILED
-        return _listen(launch, post, service, imports)
+        return _listen(launch, post, systemd, service, imports)
 
 
 def _take_keyboard_away() -> None:
@@ -106,7 +114,7 @@ def _load(name: str | None) -> Service:
     return uppercase if name is None else load_service(name)
 
 
-def _listen(launch: Launch, post: Post | None, service: Service, imports: FreshImports | None) -> int:
+def _listen(launch: Launch, post: Post | None, systemd: Manager, service: Service, imports: FreshImports | None) -> int:
     options = launch.options
     formatter = formatter_of(options, several=post is not None)
     sink, encoding = sink_of(sys.stdout)
@@ -119,13 +127,19 @@ def _listen(launch: Launch, post: Post | None, service: Service, imports: FreshI
         # Lo que escriba un servicio va con los errores: en la salida solo hay líneas del registro.
         apart = contextlib.redirect_stdout(sys.stderr) if options.servicio else contextlib.nullcontext()
         with apart, logging_to(output.write, formatter, LEVELS[options.nivel]) as log:
-            return run(_serve(launch, post, service, imports, log, output))
+            return run(_serve(launch, post, systemd, service, imports, log, output))
     finally:
         output.close()
 
 
 async def _serve(
-    launch: Launch, post: Post | None, service: Service, imports: FreshImports | None, log: Log, output: Output
+    launch: Launch,
+    post: Post | None,
+    systemd: Manager,
+    service: Service,
+    imports: FreshImports | None,
+    log: Log,
+    output: Output,
 ) -> int:
     options, limits = launch
     loop = asyncio.get_running_loop()
@@ -145,14 +159,14 @@ async def _serve(
         observer=reporter,
         tls=tls,
         threads=options.hilos,
-        sockets=post.sockets if post else None,
+        sockets=post.sockets if post else systemd.sockets or None,
     )
     try:
         metrics = _metrics(options, post, server, tls)
     except CannotMeasure as error:
         complain(str(error))
         return FAILED
-    end = _End(server, metrics)
+    end = _End(server, metrics, leave_queue=post.lent if post else bool(systemd.sockets))
     if post:
         post.seat.attend(loop, end.obey, limits.worker_timeout)
         _handle_signals(loop, end.ask, signal.SIGTERM)  # las de la terminal son para el padre
@@ -165,10 +179,15 @@ async def _serve(
         if metrics:
             metrics.close()
         return FAILED
-    reporter.listening(server.addresses, usual=is_usual_place(options), encrypted=tls is not None)
+    usual = is_usual_place(options)
+    reporter.listening(server.addresses, usual=usual and not systemd.sockets, encrypted=tls is not None)
+    if systemd.sockets and not usual:
+        reporter.address_ignored()
     if metrics:
         metrics.serving()
         reporter.measuring(metrics.addresses)
+    systemd.notifier.ready()
+    posting = loop.create_task(keep_posted(systemd.notifier, server)) if systemd.notifier.present else None
     told: list[Told] = [reporter, metrics.meter] if metrics else [reporter]
     reloading = loop.create_task(keep_fresh(imports, server, told)) if imports else None
     if post:
@@ -180,11 +199,15 @@ async def _serve(
     if not post and is_terminal(sys.stdout):
         output.write("")  # detrás de «^C»
     reporter.stopping(server.conversations)
+    systemd.notifier.stopping()
     cut = await end.drain()
     _ignore_signals()
     if metrics:
         metrics.close()
     reporter.stopped(cut)
+    if posting:
+        posting.cancel()
+    systemd.notifier.close()
     code = FAILED if cut else OK
     _end_anyway(output, code)
     return code
@@ -198,9 +221,11 @@ def _metrics(options: argparse.Namespace, post: Post | None, server: Server, tls
 
 
 class _End:
-    """Cuándo y con qué prisa se detiene ``server``, y con él lo que dice en ``metrics``."""
+    """Cuándo y con qué prisa se detiene ``server``, y con él lo que dice en ``metrics``. ``leave_queue``: si quien
+    espera en la cola es para otro."""
 
-    def __init__(self, server: Server, metrics: Metrics | None) -> None:
+    def __init__(self, server: Server, metrics: Metrics | None, *, leave_queue: bool) -> None:
+        self._leave_queue = leave_queue
         self.asked = asyncio.Event()
         """Se pidió acabar."""
         self._server = server
@@ -234,6 +259,8 @@ class _End:
         self._draining = True
         if self._metrics:
             self._metrics.stopping()
+        if self._leave_queue:
+            await self._server.retire(0)
         return await self._server.drain(0 if self._hurry else None)
 
     async def _retire(self) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from comunicacion_tcp.cli.output import Backlog, Output, sink_of
+from comunicacion_tcp.cli.output import Backlog, CarefulOutput, Output, by_lines, sink_of
 
 from ..support.examples import ROOT
 from ..support.programs import SERVER, Program, environment, running_server
@@ -452,3 +452,64 @@ def test_unbuffered_python() -> None:
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
         assert server.output.endswith("Servidor detenido.\n")
+
+
+# -- sin hilo, y con otros escribiendo en el mismo sitio ----------------------------------------------------
+
+
+def test_a_careful_output_writes_only_what_fits_and_the_rest_later() -> None:
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    with open(writing, "w", encoding="utf-8") as stream, open(reading, "rb", buffering=0) as reader:
+        output = CarefulOutput(stream, notice)
+        sent = [f"{number:04} " + "x" * 100 for number in range(200)]
+        for line in sent:
+            output.write(line)
+        seen = b""
+        while seen.count(b"\n") < len(sent):
+            seen += reader.read(65536)
+            output.flush()
+        assert lines(seen) == sent
+
+
+def test_a_careful_output_that_is_closed_or_full_loses_nothing_but_its_lines() -> None:
+    other, full = io.StringIO(), os.open("/dev/full", os.O_WRONLY)
+    with open(full, "w", buffering=1) as stream:
+        for place in (None, other, stream):
+            output = CarefulOutput(place, notice)
+            for _ in range(3):
+                output.write("nada")
+    assert other.getvalue().splitlines() == ["nada"] * 3
+
+
+def test_a_write_that_was_not_to_wait_and_waits_is_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"x" * 4096)
+    os.set_blocking(writing, True)
+    with open(writing, "w") as stream, open(reading, "rb", buffering=0) as reader:
+        output = CarefulOutput(stream, notice)
+        monkeypatch.setattr(output, "_admits", lambda: True)  # otro proceso la llenó en medio
+        before = signal.getsignal(signal.SIGALRM)
+        output.write("hola")
+        assert signal.getsignal(signal.SIGALRM) == before
+        reader.read(1024 * 1024)
+        output.flush()
+        assert reader.read(100) == b"hola" + os.linesep.encode()
+
+
+@pytest.mark.parametrize("size", [10, 4096, 4097, 9000])
+def test_several_lines_go_together_if_they_are_whole(size: int) -> None:
+    written: list[bytes] = []
+    put = by_lines(lambda data: written.append(bytes(data)) or len(data))  # type: ignore[func-returns-value]
+    line = b"x" * (size - 1) + b"\n"
+    data = line * 10
+    left = memoryview(data)
+    while left:
+        left = left[put(left) or 0 :]
+    assert b"".join(written) == data
+    assert max(map(len, written)) <= 4096
+    if size <= 4096:
+        assert all(part.endswith(b"\n") for part in written)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import pytest
 
-from comunicacion_tcp.cli.parser import SpanishParser, host_and_port
+from comunicacion_tcp.cli.parser import SpanishParser, host_and_port, whole_number
 
 
 @pytest.mark.parametrize("columns", [10, 40, 200])
@@ -48,3 +49,91 @@ def test_a_host_and_its_port(text: str, place: tuple[str, int]) -> None:
 def test_what_is_not_a_host_and_its_port(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="debe ser"):
         host_and_port(text)
+
+
+# -- el fichero de opciones ---------------------------------------------------------------------------------
+
+
+def configured(*argv: str) -> argparse.Namespace:
+    """Lo que da un programa que lee ``argv``, el entorno y su fichero."""
+    parser = SpanishParser("prueba", "", "", "PRUEBA_TCP_")
+    parser.add_argument("--numero-grande", type=whole_number(0, 99), default=1)
+    parser.add_argument("--texto", default="sin decir")
+    parser.add_argument("--vivo", action="store_true")
+    parser.add_configuration()
+    return parser.parse_args(argv)
+
+
+def test_the_file_gives_what_is_not_given_otherwise(tmp_path: Path) -> None:
+    path = tmp_path / "prueba.conf"
+    path.write_text("# lo mío\n\n numero-grande =  7 \ntexto = a = b # c\nvivo=1\n", encoding="utf-8")
+    given = configured("--configuracion", str(path))
+    assert (given.numero_grande, given.texto, given.vivo) == (7, "a = b # c", True)
+
+
+def test_the_order_rules_over_the_environment_and_this_over_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "prueba.conf"
+    path.write_text("numero-grande = 7\ntexto = fichero\nvivo = 1\n")
+    monkeypatch.setenv("PRUEBA_TCP_CONFIGURACION", str(path))
+    monkeypatch.setenv("PRUEBA_TCP_NUMERO_GRANDE", "1")  # lo que vale sin decir nada
+    monkeypatch.setenv("PRUEBA_TCP_VIVO", "0")
+    given = configured("--texto", "orden")
+    assert (given.numero_grande, given.texto, given.vivo) == (1, "orden", False)
+
+
+def test_the_last_line_rules_as_the_last_option_does(tmp_path: Path) -> None:
+    path = tmp_path / "prueba.conf"
+    path.write_text("texto = uno\ntexto = dos\n")
+    assert configured("--configuracion", str(path)).texto == "dos"
+
+
+def test_the_file_may_have_windows_line_endings(tmp_path: Path) -> None:
+    path = tmp_path / "prueba.conf"
+    path.write_bytes("\ufefftexto = ñ\r\n".encode())
+    assert configured("--configuracion", str(path)).texto == "ñ"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"numero-grande = 7\nnada = 1\n", "línea 2: nada no es una opción"),
+        (b"numero-grande = 100\n", "línea 1: numero-grande debe ser un número de 0 a 99, no '100'"),
+        (b"numero-grande\n", "línea 1: numero-grande debe ser un número de 0 a 99, no ''"),
+        (b"vivo = claro\n", "línea 1: vivo debe ser 1 o 0, no 'claro'"),
+        (b"configuracion = otra.conf\n", "línea 1: configuracion no es una opción"),
+        (b"help = 1\n", "línea 1: help no es una opción"),
+        (b"texto = \xff\n", "no es un fichero de texto en UTF-8"),
+        (b"a\x1b[2J = 1\n", r"línea 1: a\x1b[2J no es una opción"),
+    ],
+)
+def test_a_bad_line_is_told_with_its_number(
+    content: bytes, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "prueba.conf"
+    path.write_bytes(content)
+    with pytest.raises(SystemExit) as exit_info:
+        configured("--configuracion", str(path))
+    assert exit_info.value.code == 2
+    errors = capsys.readouterr().err
+    assert words in errors
+    assert str(path) in errors
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize(("name", "words"), [("nada.conf", "no se puede leer"), (".", "no se puede leer")])
+def test_a_file_that_cannot_be_read(name: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        configured("--configuracion", str(tmp_path / name))
+    assert words in capsys.readouterr().err
+
+
+def test_what_is_given_in_the_order_is_judged_also_in_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "prueba.conf"
+    path.write_text("numero-grande = muchos\n")
+    with pytest.raises(SystemExit):
+        configured("--configuracion", str(path), "--numero-grande", "3")
+    assert "línea 1" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from comunicacion_tcp.cli.log import LineHandler, Log, PlainFormatter
-from comunicacion_tcp.cli.report import Ration, Reporter
+from comunicacion_tcp.cli.report import Ration, Reporter, WorkerReporter
 from comunicacion_tcp.errors import BadService, BadTLSFile, ServerFull, ServiceFailed, TLSFailed, TooLong
 from comunicacion_tcp.observer import Observer
 
@@ -259,3 +259,21 @@ def test_a_ration_counts_repeats_and_what_passes_of_its_lines() -> None:
     assert (ration.hidden, ration.last) == (1, "a")
     assert [ration.admits(line) for line in "cdefghijkl"] == [True] * 8 + [False] * 2
     assert (ration.hidden, ration.last) == (3, "l")
+
+
+def test_one_of_several_leaves_to_its_parent_what_is_everybodys() -> None:
+    for first in (True, False):
+        loop, book, log = FakeLoop(), Book(), logging.Logger("prueba", logging.INFO)
+        log.addHandler(book)
+        reporter = WorkerReporter(Log(log), loop, first=first)  # type: ignore[arg-type]
+        reporter.listening([("0.0.0.0", 1)], usual=False, encrypted=False)
+        reporter.lowered(10, 20)
+        reporter.service_reloaded("mio:f")
+        reporter.stopping(3)
+        for _ in range(20):
+            reporter.refused(PEER, ServerFull())
+        reporter.stopped(0)
+        told = [event.event for event in book.events]
+        assert told == ["lowered", "service_reloaded"] * first + ["refused", "refused"]
+        reporter.stopped(1)
+        assert "acaba con 1 conexión sin entregar todo" in book.lines[-1]

@@ -45,7 +45,7 @@ class Program:
     """Un proceso cuya salida se va leyendo: ``output`` crece sola, y ``wait_for`` espera a que diga algo.
 
     ``terminal``: si se ejecuta en un pseudoterminal (entrada, salida y errores) o con tuberías. ``size``: sus filas y
-    columnas. ``cwd``: dónde.
+    columnas. ``cwd``: dónde. ``pass_fds``: los descriptores que hereda, por tuberías.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class Program:
         env: Mapping[str, str] | None = None,
         encoding: str = "utf-8",
         cwd: Path = ROOT,
+        pass_fds: Sequence[int] = (),
     ) -> None:
         self._encoding = encoding
         self._bytes = b""
@@ -82,7 +83,9 @@ class Program:
         else:
             self._master = -1
             pipe = subprocess.PIPE
-            self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, cwd=cwd, env=settings)
+            self.process = subprocess.Popen(
+                command, stdin=pipe, stdout=pipe, stderr=pipe, cwd=cwd, env=settings, pass_fds=pass_fds
+            )
             readers = [threading.Thread(target=self._read_pipe, args=(name,), daemon=True) for name in ("out", "err")]
         self._readers = readers
         for reader in readers:

@@ -1,0 +1,90 @@
+"""El puesto de un hijo: cómo habla con su padre. Lo demás, con procesos de verdad, en ``cli/test_processes.py``."""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from comunicacion_tcp.supervision import CUT, DRAIN, RETIRE, Fork
+from comunicacion_tcp.supervisor import Seat
+
+from .support.loops import run_loop
+from .support.waiting import PATIENCE
+
+LONG = 2 * PATIENCE
+
+
+@pytest.fixture
+def parent() -> Iterator[socket.socket]:
+    """El lado del padre, y el puesto del otro lado en ``seat``."""
+    ours, theirs = socket.socketpair()
+    ours.settimeout(PATIENCE)
+    theirs.setblocking(False)
+    seats[ours] = Seat(Fork(generation=3, row=2, first=True), theirs)
+    yield ours
+    faulthandler.cancel_dump_traceback_later()
+    seats.pop(ours)
+    ours.close()
+    theirs.close()
+
+
+seats: dict[socket.socket, Seat] = {}
+
+
+def obeyed(parent: socket.socket, data: bytes, wanted: int) -> list[str]:
+    """Las órdenes que entiende el hijo si el padre le envía ``data``; si no es nada, cierra."""
+    orders: list[str] = []
+
+    async def run() -> None:
+        enough = asyncio.Event()
+
+        def obey(order: str) -> None:
+            orders.append(order)
+            if len(orders) == wanted:
+                enough.set()
+
+        seats[parent].attend(asyncio.get_running_loop(), obey, LONG)
+        if data:
+            parent.send(data)
+        else:
+            parent.close()
+        await asyncio.wait_for(enough.wait(), PATIENCE)
+
+    run_loop(run())
+    return orders
+
+
+def test_it_knows_what_it_is(parent: socket.socket) -> None:
+    seat = seats[parent]
+    assert (seat.generation, seat.row, seat.first) == (3, 2, True)
+
+
+def test_each_order_arrives_even_if_several_come_together(parent: socket.socket) -> None:
+    assert obeyed(parent, b"rdc", 3) == [RETIRE, DRAIN, CUT]
+
+
+def test_without_a_parent_it_drains(parent: socket.socket) -> None:
+    assert obeyed(parent, b"", 1) == [DRAIN]
+
+
+def test_it_gives_signs_of_life_while_the_loop_turns(parent: socket.socket) -> None:
+    async def run() -> None:
+        seats[parent].attend(asyncio.get_running_loop(), lambda _: None, 1.0)
+        seats[parent].ready()
+        seen = b""
+        while seen.count(b"v") < 3:
+            seen += await asyncio.to_thread(parent.recv, 100)
+        assert seen.startswith(b"vl")
+
+    run_loop(run())
+
+
+def test_a_parent_that_does_not_read_or_left_stops_nobody(parent: socket.socket) -> None:
+    for _ in range(100_000):
+        seats[parent].ready()
+    parent.close()
+    seats[parent].ready()
