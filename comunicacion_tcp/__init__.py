@@ -29,6 +29,7 @@ El mapa de la casa; los imports van solo hacia abajo (lo vigila ``tests/test_arc
     client        Client, el que espera: un socket bloqueante
     conversation  lo que los dos clientes hacen igual: todo menos esperar y mover bytes
     board         la pizarra donde apuntan todos los procesos: memoria compartida
+    proxy_header  PURO: la cabecera con que un balanceador dice a quién trae
     tls           TLS sin red: bytes cifrados a un lado, textos al otro, y los certificados
     protocol      PURO: entran bytes y salen bytes; ni sockets, ni reloj, ni asyncio
     services      qué se responde: mayúsculas, o cualquier función str -> str
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from .errors import AddressInUse as AddressInUse
     from .errors import AddressNotOurs as AddressNotOurs
     from .errors import BadMessage as BadMessage
+    from .errors import BadProxyHeader as BadProxyHeader
     from .errors import BadService as BadService
     from .errors import BadSocket as BadSocket
     from .errors import BadTLSFile as BadTLSFile
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
     from .errors import MessageError as MessageError
     from .errors import NetworkError as NetworkError
     from .errors import NotUTF8 as NotUTF8
+    from .errors import OnlyThroughBalancer as OnlyThroughBalancer
     from .errors import PortNotAllowed as PortNotAllowed
     from .errors import Refusal as Refusal
     from .errors import ServerFull as ServerFull
@@ -99,6 +102,7 @@ _HOMES = {
     "AsyncClient": "aio",
     "Backoff": "backoff",
     "BadMessage": "errors",
+    "BadProxyHeader": "errors",
     "BadService": "errors",
     "BadSocket": "errors",
     "BadTLSFile": "errors",
@@ -111,6 +115,7 @@ _HOMES = {
     "NetworkError": "errors",
     "NotUTF8": "errors",
     "Observer": "observer",
+    "OnlyThroughBalancer": "errors",
     "Peer": "addresses",
     "PortNotAllowed": "errors",
     "Refusal": "errors",

@@ -34,6 +34,7 @@ class Admission(Generic[AnyMember]):
         self._limits = limits
         self._members: dict[AnyMember, Refusal | None] = {}
         self._from: dict[object, int] = {}  # cuántas desde cada dirección, si se limitan
+        self._nobodys: set[AnyMember] = set()  # las que no cuentan para ninguna
         self._most_refused = 0  # rechazadas a la vez a las que se espera
         self.capacity = limits.max_connections
         """Cuántas caben."""
@@ -57,8 +58,14 @@ class Admission(Generic[AnyMember]):
 
     def why_not(self, peer: Peer) -> Refusal | None:
         """Por qué no se admite a ``peer``; ``None`` si cabe."""
-        if self.admitted >= self.capacity:
-            return ServerFull()
+        return self.full() or self.address_full(peer)
+
+    def full(self) -> Refusal | None:
+        """Si no cabe nadie más, la razón."""
+        return ServerFull() if self.admitted >= self.capacity else None
+
+    def address_full(self, peer: Peer) -> Refusal | None:
+        """Si no cabe nadie más desde donde viene ``peer``, la razón."""
         most = self._limits.max_per_address
         if most and self._from.get(network(peer), 0) >= most:
             return AddressFull()
@@ -69,12 +76,15 @@ class Admission(Generic[AnyMember]):
         """Si hay ya bastantes rechazadas despidiéndose: a las demás se les cierra en el acto."""
         return len(self._members) - self.admitted >= self._most_refused
 
-    def enter(self, member: AnyMember, refusal: Refusal | None) -> None:
-        """Entra ``member``, quizá solo para que se le diga ``refusal``."""
+    def enter(self, member: AnyMember, refusal: Refusal | None, *, somebodys: bool = True) -> None:
+        """Entra ``member``, quizá solo para que se le diga ``refusal``. ``somebodys``: si cuenta para su dirección."""
         self._members[member] = refusal
         if not refusal:
             self.admitted += 1
-            self._count(member.peer, 1)
+            if somebodys:
+                self._count(member.peer, 1)
+            else:
+                self._nobodys.add(member)
 
     def refusal(self, member: AnyMember) -> Refusal | None:
         """Por qué no se atiende a ``member``, si no se la atiende."""
@@ -83,13 +93,33 @@ class Admission(Generic[AnyMember]):
     def replace(self, member: AnyMember, other: AnyMember) -> None:
         """``other`` ocupa el sitio de ``member``, que es del mismo cliente."""
         self._members[other] = self._members.pop(member)
+        if member in self._nobodys:
+            self._nobodys.remove(member)
+            self._nobodys.add(other)
+
+    def identify(self, member: AnyMember, other: AnyMember) -> Refusal | None:
+        """Como ``replace``, de uno que no contaba para ninguna dirección: ya se sabe que es de la de ``other``. Si
+        desde ella no cabe nadie más, queda solo para que se le diga: devuelve la razón."""
+        self.replace(member, other)
+        if other not in self._nobodys:
+            return None  # ya estaba rechazado
+        self._nobodys.remove(other)
+        refusal = self._members[other] = self.address_full(other.peer)
+        if refusal:
+            self.admitted -= 1
+        else:
+            self._count(other.peer, 1)
+        return refusal
 
     def leave(self, member: AnyMember) -> bool:
         """Sale ``member``. Devuelve si era de las admitidas (y si no había salido ya)."""
         if member not in self._members or self._members.pop(member):
             return False
         self.admitted -= 1
-        self._count(member.peer, -1)
+        if member in self._nobodys:
+            self._nobodys.remove(member)
+        else:
+            self._count(member.peer, -1)
         return True
 
     def _count(self, peer: Peer, more: int) -> None:

@@ -33,12 +33,19 @@ LOST = _next()
 UNDELIVERED = _next()
 IDLE = _next()
 GOODBYES = _next()
-REFUSED = {reason: _next() for reason in ("server_full", "address_full")}
+REFUSED = {reason: _next() for reason in ("server_full", "address_full", "not_through_balancer")}
 HANDSHAKES_FAILED = {
     problem: _next()
     for problem in (  # los de TLSFailed
         *("not_tls", "versions", "nothing_shared", "needs_certificate", "ours_rejected", "silent", "cut"),
         *("expired", "not_yet_valid", "unknown_ca", "self_signed", "wrong_name", "other"),
+    )
+}
+PROXY_HEADERS_BAD = {
+    problem: _next()
+    for problem in (  # los de BadProxyHeader
+        *("absent", "cut", "late", "too_long", "syntax", "address", "port"),
+        *("version", "command", "family", "length", "field", "checksum", "other"),
     )
 }
 ACCEPT_ERRORS = _next()

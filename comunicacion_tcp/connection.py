@@ -5,12 +5,16 @@ Aquí no se acepta ni se cuenta a nadie (``server.py``, ``admission.py``), no se
 
 Una conexión va de *conversando* a *despidiéndose* (enviado lo debido y nuestro FIN, se lee y se tira lo que llegue) y
 a *cerrada*. Se pasa por el medio siempre: cerrar un socket con entrada sin leer hace que el núcleo mande RST y tire la
-respuesta que iba de camino. Cifrada, antes de todo hay un saludo (``Handshake``).
+respuesta que iba de camino. Cifrada, antes hay un saludo (``Handshake``); y detrás de un balanceador, antes de todo, lo
+que él dice de a quién trae (``Introduction``).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
+import struct
 from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, cast
@@ -18,16 +22,18 @@ from typing import Protocol, cast
 from .addresses import Peer, format_address
 from .admission import Admission
 from .deadlines import Deadlines
-from .errors import ServiceTimedOut
+from .errors import BadProxyHeader, ServiceTimedOut
 from .limits import Limits
-from .observer import Observer
+from .observer import Observer, OnlyTrouble
 from .protocol import ERROR_START, ServerProtocol
+from .proxy_header import ProxyHeader, ProxyHeaderParser
 from .services import Service
 from .tls import tls_error
 from .tls_transport import TLSTransport
 from .workers import Job, Outcome, raising
 
 _READ_SIZE = 64 * 1024  # bytes por lectura: lo que un socket suele tener listo; la mitad del umbral de glibc
+_NO_LINGER = struct.pack("ii", 1, 0)  # cerrar es cortar (socket(7))
 
 
 class Owner(Protocol):
@@ -40,7 +46,7 @@ class Owner(Protocol):
     stopping: bool
     _loop: asyncio.AbstractEventLoop
     _clocks: Clocks
-    _connections: Admission[Connection | Handshake]
+    _connections: Admission[Member]
 
     @property
     def _deferred(self) -> bool:
@@ -52,10 +58,13 @@ class Owner(Protocol):
     def _introduce(self, handshake: Handshake) -> Connection:
         """El saludo acabó bien: la conversación ocupa su sitio."""
 
+    def _welcome(self, introduction: Introduction, header: ProxyHeader) -> asyncio.Protocol | bytes:
+        """Ya se sabe a quién trae: quién sigue con él, en su sitio; o, si no se le espera, lo último que se le dice."""
+
     def _count_cut(self) -> None:
         """Una conversación se cortó con algo por entregar."""
 
-    def _forget(self, connection: Connection | Handshake) -> None:
+    def _forget(self, connection: Member) -> None:
         """Una conexión se cerró."""
 
 
@@ -75,10 +84,10 @@ class Clocks:
             loop, limits.idle_timeout, lambda connection, _: connection.idle()
         )
         """Calladas; solo se miran si hay plazo."""
-        self.greeting: Deadlines[Handshake] = Deadlines(
+        self.greeting: Deadlines[Handshake | Introduction] = Deadlines(
             loop, limits.handshake_timeout, lambda handshake, _: handshake.late()
         )
-        """En el saludo de TLS."""
+        """En el saludo de TLS, o diciendo un balanceador a quién trae."""
         self.answering: Deadlines[Connection] = Deadlines(
             loop, limits.service_timeout, lambda connection, _: connection.service_late()
         )
@@ -122,6 +131,11 @@ class Connection(asyncio.Protocol):
         return self._peer
 
     @property
+    def observer(self) -> Observer:
+        """A quién se cuenta lo que le pasa."""
+        return self._server.observer
+
+    @property
     def introduced(self) -> bool:
         """Si llegó a empezar."""
         return hasattr(self, "_transport")
@@ -141,10 +155,10 @@ class Connection(asyncio.Protocol):
         if self._conversation.ended:  # cortada antes de empezar
             self._transport.abort()
         elif refusal := self._server._connections.refusal(self):
-            self._server.observer.refused(self._peer, refusal)
+            self.observer.refused(self._peer, refusal)
             self.dismiss(str(refusal))
         else:
-            self._server.observer.accepted(self._peer)
+            self.observer.accepted(self._peer)
 
     def data_received(self, data: bytes) -> None:
         if self._farewell:
@@ -168,7 +182,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_clocks()
         if exc and not self._conversation.ended:
-            self._server.observer.lost(self._peer, exc)
+            self.observer.lost(self._peer, exc)
         self._conversation.ended = True
         self._server._forget(self)
 
@@ -199,7 +213,7 @@ class Connection(asyncio.Protocol):
         owed = self._conversation.busy or (self.introduced and self._transport.get_write_buffer_size())
         if owed:
             self._server._count_cut()
-            self._server.observer.undelivered(self._peer)
+            self.observer.undelivered(self._peer)
         self._conversation.ended = True
         # Desde ya, y no cuando asyncio lo confirme: cortada dos veces se contaría dos.
         self._server._forget(self)
@@ -262,12 +276,12 @@ class Connection(asyncio.Protocol):
         """Tras algo que no fue solo recibir mensajes enteros y responderlos. ``reply``: lo recién respondido."""
         conversation = self._conversation
         for bad in conversation.take_bad_messages():
-            self._server.observer.bad_message(self._peer, bad)
+            self.observer.bad_message(self._peer, bad)
         if conversation.ended:
             if conversation.said_goodbye:
-                self._server.observer.said_goodbye(self._peer)
+                self.observer.said_goodbye(self._peer)
             elif conversation.input_over:
-                self._server.observer.left(self._peer)
+                self.observer.left(self._peer)
             self._finish()
             if conversation.input_over:
                 self._transport.close()  # no queda nada por leer: cerrar entrega lo pendiente y no pierde nada
@@ -420,7 +434,7 @@ class ImpatientConnection(Connection):
 
     def idle(self) -> None:
         """El plazo ha vencido."""
-        self._server.observer.idle(self._peer)
+        self.observer.idle(self._peer)
         self.dismiss(f"{self._server.limits.idle_timeout:g} s sin recibir nada; se cierra la conexión")
 
     def _ask(self, message: str) -> None:
@@ -440,16 +454,105 @@ class ImpatientConnection(Connection):
         self._server._clocks.idle.stop(self)
 
 
-class Handshake:
-    """Un saludo de TLS a medias: ocupa sitio como una conversación, tiene plazo y no se espera a que acabe."""
+class DiscreetConnection(Connection):
+    """La de un balanceador que mira si el servidor vive: son muchas y todas iguales, y solo se cuenta lo que va mal."""
 
-    __slots__ = ("_server", "_timer", "_transport", "peer")
+    __slots__ = ()
 
-    _transport: TLSTransport  # desde begun
+    @property
+    def observer(self) -> Observer:
+        return OnlyTrouble(super().observer)
+
+
+class Introduction(asyncio.Protocol):
+    """La cabecera PROXY a medias: ocupa sitio como una conversación, tiene plazo, y detrás vienen la conversación o el
+    saludo de TLS. Quien no la da bien se encuentra un RST: con un FIN, el balanceador daría a su cliente un final en
+    orden a una conversación que no ha empezado."""
+
+    __slots__ = ("_parser", "_server", "_transport", "peer")
+
+    _transport: asyncio.Transport  # desde connection_made
 
     def __init__(self, server: Owner, peer: Peer) -> None:
         self._server = server
+        self._parser = ProxyHeaderParser()
         self.peer = peer
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        if self in self._server._connections:
+            self._server._clocks.greeting.start(self)
+        else:  # cortada antes de empezar
+            self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            header = self._parser.receive(data)
+        except BadProxyHeader as bad:
+            self._reject(bad)
+            return
+        if header:
+            self._server._clocks.greeting.stop(self)
+            self._hand_on(header)
+
+    def eof_received(self) -> bool:
+        self._hung_up()
+        return True  # es decir: no lo hagas tú, asyncio
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._hung_up()
+
+    def late(self) -> None:
+        """La cabecera no ha acabado a tiempo."""
+        self._reject(BadProxyHeader("late"))
+
+    def drain(self) -> None:
+        """Se detiene el servidor: a quien aún no ha dicho quién es no se le debe nada."""
+        self.cut()
+
+    def cut(self) -> None:
+        """Se corta ya."""
+        self._server._clocks.greeting.stop(self)
+        self._server._forget(self)
+        if hasattr(self, "_transport"):
+            self._transport.abort()
+
+    def _hand_on(self, header: ProxyHeader) -> None:
+        heir = self._server._welcome(self, header)
+        if isinstance(heir, bytes):
+            self._transport.write(heir)
+            self._transport.close()
+            return
+        self._transport.set_protocol(heir)
+        heir.connection_made(self._transport)
+        if header.rest and not self._transport.is_closing():
+            heir.data_received(header.rest)
+
+    def _hung_up(self) -> None:
+        # Quien conecta y cuelga sin decir nada solo miraba si aquí se escucha.
+        if self in self._server._connections:
+            self._reject(BadProxyHeader("cut")) if self._parser.begun else self.cut()
+
+    def _reject(self, bad: BadProxyHeader) -> None:
+        self._server.observer.proxy_header_bad(self.peer, bad)
+        if not self._transport.is_closing():  # cerrado ya, su número puede ser de otro
+            with contextlib.suppress(OSError):  # un sistema que no lo admite: con un FIN
+                sock = self._transport.get_extra_info("socket")
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        self.cut()
+
+
+class Handshake:
+    """Un saludo de TLS a medias: ocupa sitio como una conversación, tiene plazo y no se espera a que acabe."""
+
+    __slots__ = ("_server", "_timer", "_transport", "discreet", "peer")
+
+    _transport: TLSTransport  # desde begun
+
+    def __init__(self, server: Owner, peer: Peer, *, discreet: bool = False) -> None:
+        self._server = server
+        self.peer = peer
+        self.discreet = discreet  # un balanceador que mira si el servidor vive, y quizá con eso le baste
         self._timer: asyncio.TimerHandle | None = None
 
     def begun(self, transport: TLSTransport) -> None:
@@ -464,7 +567,9 @@ class Handshake:
         return self._server._introduce(self)  # si no cabía, es ahora, ya cifrado, cuando se le dice
 
     def failed(self, cause: OSError | None, problem: str = "cut") -> None:
-        self._server.observer.handshake_failed(self.peer, tls_error(format_address(*self.peer), cause, problem))
+        error = tls_error(format_address(*self.peer), cause, problem)
+        if not (self.discreet and error.problem == "cut"):
+            self._server.observer.handshake_failed(self.peer, error)
         self._stop_clocks()
         # Lo que tiene para leer por qué, antes de que un RST se lo quite.
         self._timer = self._server._loop.call_later(self._server.limits.linger, self.cut)
@@ -521,3 +626,7 @@ class _Farewell:
         self._owed = owed
         self._deadline = now + (self._limits.drain if owed else self._limits.linger)
         self._last_resort: float = now + self._limits.drain  # y esta, aunque el cliente no calle
+
+
+Member = Connection | Handshake | Introduction
+"""Lo que ocupa un sitio en el servidor."""

@@ -13,7 +13,9 @@ lee una persona, con qué hacer después, están en ``cli/sentences.py``.
     │       └── ServiceTimedOut         no respondió a tiempo
     ├── Refusal                 esa conexión recibe «ERROR: ...» y se cierra
     │   ├── ServerFull              no caben más
-    │   └── AddressFull             no caben más desde esa dirección
+    │   ├── AddressFull             no caben más desde esa dirección
+    │   └── OnlyThroughBalancer     no viene del balanceador
+    ├── BadProxyHeader          del otro extremo: el balanceador no dice bien a quién trae
     ├── BadTLSFile              nuestra: un certificado o una clave que no sirven
     ├── BadService              nuestra: una función que no se puede servir
     ├── BadSocket               nuestra: un socket que dio systemd y en el que no se puede escuchar
@@ -109,6 +111,26 @@ class AddressFull(Refusal):
 
     def __init__(self) -> None:
         super().__init__("hay demasiadas conexiones desde tu dirección; cierra alguna")
+
+
+class OnlyThroughBalancer(Refusal):
+    """No viene de una dirección de la que el servidor espere una cabecera PROXY."""
+
+    def __init__(self) -> None:
+        super().__init__("a este servidor solo se llega por su balanceador; conéctate a él")
+
+
+class BadProxyHeader(ComunicacionError):
+    """Una conexión que no empezó por una cabecera PROXY buena.
+
+    ``problem``: ``"absent"`` (empieza por otra cosa), ``"cut"`` (colgó a la mitad), ``"late"`` (no llegó a tiempo),
+    ``"too_long"``, ``"syntax"``, ``"address"`` o ``"port"`` (versión 1), ``"version"``, ``"command"``, ``"family"``,
+    ``"length"`` (menos de lo que ocupan sus direcciones), ``"field"`` o ``"checksum"`` (versión 2).
+    """
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
 
 
 class BadTLSFile(ComunicacionError):

@@ -68,7 +68,8 @@ class Limits(Record):
 
     handshake_timeout: float = 10.0
     """Para el saludo de TLS entero, que son una o dos idas y vueltas: lo mismo que para conectar, y por lo mismo. En el
-    servidor es además lo que puede ocupar un sitio quien conecta y no dice nada."""
+    servidor es además lo que puede ocupar un sitio quien conecta y no dice nada, y lo que se espera a la cabecera PROXY
+    de un balanceador."""
 
     accept_pause: float = 1.0
     """Sin poder aceptar (no quedan descriptores), hasta volver a intentarlo: quien espera en cola apenas lo nota, y

@@ -19,9 +19,11 @@ from .connection import Connection, ImpatientConnection, Owner
 from .errors import (
     AddressFull,
     BadMessage,
+    BadProxyHeader,
     BadService,
     BadTLSFile,
     NotUTF8,
+    OnlyThroughBalancer,
     Refusal,
     ServiceTimedOut,
     TLSFailed,
@@ -43,6 +45,10 @@ _RESULTS: dict[type[BadMessage], int] = {
     TooLong: board.MESSAGES["too_long"],
     TooSlow: board.MESSAGES["too_slow"],
     ServiceTimedOut: board.MESSAGES["service_timed_out"],
+}
+_REFUSALS: dict[type[Refusal], int] = {
+    AddressFull: board.REFUSED["address_full"],
+    OnlyThroughBalancer: board.REFUSED["not_through_balancer"],
 }
 _SERVICE_FAILED = board.MESSAGES["service_failed"]
 _UNASKED = (_RESULTS[NotUTF8], _RESULTS[TooLong])  # no llegan al servicio
@@ -239,11 +245,15 @@ class Meter(Observer):
         self._cells[board.IDLE] += 1
 
     def refused(self, peer: Peer, why: Refusal) -> None:
-        self._cells[board.REFUSED["address_full" if isinstance(why, AddressFull) else "server_full"]] += 1
+        self._cells[_REFUSALS.get(type(why), board.REFUSED["server_full"])] += 1
 
     def handshake_failed(self, peer: Peer, cause: TLSFailed) -> None:
         other = board.HANDSHAKES_FAILED["other"]
         self._cells[board.HANDSHAKES_FAILED.get(cause.problem, other)] += 1
+
+    def proxy_header_bad(self, peer: Peer, bad: BadProxyHeader) -> None:
+        other = board.PROXY_HEADERS_BAD["other"]
+        self._cells[board.PROXY_HEADERS_BAD.get(bad.problem, other)] += 1
 
     def cannot_accept(self, cause: OSError) -> None:
         self._cells[board.ACCEPT_ERRORS] += 1

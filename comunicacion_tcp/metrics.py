@@ -77,7 +77,8 @@ COUNTERS = [
     _counter("connections_idle", "Conexiones cerradas porque el cliente callaba.", board.IDLE),
     _counter(
         "connections_refused",
-        "Conexiones a las que se dijo que no: server_full, no cabían más; address_full, ni más desde su dirección.",
+        "Conexiones a las que se dijo que no: server_full, no cabían más; address_full, ni más desde su dirección; "
+        "not_through_balancer, no venían del balanceador.",
         board.REFUSED,
         "reason",
     ),
@@ -85,6 +86,12 @@ COUNTERS = [
         "tls_handshakes_failed",
         "Saludos de TLS que no se completaron, por lo que pasó.",
         board.HANDSHAKES_FAILED,
+        "problem",
+    ),
+    _counter(
+        "proxy_headers_bad",
+        "Conexiones cortadas porque no empezaron por una cabecera PROXY buena, por lo que pasó.",
+        board.PROXY_HEADERS_BAD,
         "problem",
     ),
     _counter(

@@ -7,7 +7,7 @@ Aquí no se decide qué se le dice a una persona (``cli/report.py``) ni cuándo 
 from __future__ import annotations
 
 from .addresses import Peer
-from .errors import BadMessage, BadTLSFile, Refusal, TLSFailed
+from .errors import BadMessage, BadProxyHeader, BadTLSFile, Refusal, TLSFailed
 
 
 class Observer:
@@ -53,8 +53,27 @@ class Observer:
     def handshake_failed(self, peer: Peer, cause: TLSFailed) -> None:
         """No se completó un saludo de TLS: no hubo conversación."""
 
+    def proxy_header_bad(self, peer: Peer, bad: BadProxyHeader) -> None:
+        """Quien conectó desde ``peer``, de quien se esperaba una cabecera PROXY, no dio una buena: se le cortó."""
+
     def certificate_reread(self) -> None:
         """Cambiaron los ficheros de TLS: desde ahora valen los nuevos."""
 
     def certificate_unusable(self, bad: BadTLSFile) -> None:
         """Cambiaron los ficheros de TLS y no sirven: siguen valiendo los de antes."""
+
+
+class OnlyTrouble(Observer):
+    """De una conversación, cuenta a ``observer`` solo lo que va mal."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+
+    def refused(self, peer: Peer, why: Refusal) -> None:
+        self._observer.refused(peer, why)
+
+    def bad_message(self, peer: Peer, bad: BadMessage) -> None:
+        self._observer.bad_message(peer, bad)
+
+    def undelivered(self, peer: Peer) -> None:
+        self._observer.undelivered(peer)

@@ -10,20 +10,29 @@ import asyncio
 import contextlib
 import inspect
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import cast
 
 from .addresses import Peer
 from .admission import Admission
-from .connection import Clocks, Connection, Handshake, ImpatientConnection
+from .connection import (
+    Clocks,
+    Connection,
+    DiscreetConnection,
+    Handshake,
+    ImpatientConnection,
+    Introduction,
+    Member,
+)
 from .descriptors import room
-from .errors import BadTLSFile
+from .errors import BadTLSFile, OnlyThroughBalancer, Refusal
 from .limits import DEFAULT_LIMITS, Limits
 from .listener import Listener, adopt_sockets, open_sockets
 from .loops import LoopThread
 from .observer import Observer
 from .protocol import ERROR_START
+from .proxy_header import ProxyHeader, Trusted
 from .services import Function, Service, as_service, uppercase
 from .tls import ServerTLS
 from .tls_transport import TLSTransport
@@ -60,7 +69,10 @@ class Server:
     a quién se le cuenta lo que pasa. ``lines_only``: si solo se atiende por líneas; por defecto, cuando el servicio no
     trabaja carácter a carácter. ``tls``: con qué cifrar; por defecto, no se cifra. ``sockets``: en vez de ``host`` y
     ``port``, unos que ya escuchan (los abrió systemd, o un proceso padre, y quizá los comparten otros); al detenerse se
-    cierran, y con ellos no hay una segunda vez.
+    cierran, y con ellos no hay una segunda vez. ``proxy_from``: direcciones y redes (``"10.0.0.0/8"``; ``"unix"``, por
+    un socket de Unix) de los balanceadores que están delante. Toda conexión empieza entonces por una cabecera PROXY,
+    que solo se les cree a ellos y dice de qué cliente es; a quien viene de otra parte se le dice que no. ``ValueError``
+    si alguna no lo es.
     """
 
     _loop: asyncio.AbstractEventLoop
@@ -78,9 +90,11 @@ class Server:
         lines_only: bool | None = None,
         tls: ServerTLS | None = None,
         sockets: Sequence[socket.socket] | None = None,
+        proxy_from: Iterable[str] | None = None,
     ) -> None:
         self.lines_only = lines_only
         self._tls = tls
+        self._trusted = None if proxy_from is None else Trusted(proxy_from)
         self.service = as_service(service)
         self.limits = limits
         self.observer = observer or Observer()
@@ -96,7 +110,7 @@ class Server:
         self._sockets = sockets
         self._listeners: list[Listener] = []
         self._handovers: set[asyncio.Task[None]] = set()
-        self._connections: Admission[Connection | Handshake] = Admission(limits)
+        self._connections: Admission[Member] = Admission(limits)
         self.new_connection: Callable[[Server, Peer], Connection]
         """Quién conversa con cada cliente nuevo (``measuring.py`` pone otros, que cuentan)."""
         self.new_connection = ImpatientConnection if limits.idle_timeout else Connection
@@ -250,25 +264,31 @@ class Server:
     # -- para Listener --------------------------------------------------------------------------------------
 
     def _serve(self, sock: socket.socket, peer: Peer) -> None:
-        refusal = self._connections.why_not(peer)
+        introduced = self._trusted is not None and peer in self._trusted
+        if introduced:
+            refusal = self._connections.full()  # si cabe desde su dirección, cuando diga cuál es
+        elif self._trusted is not None:
+            refusal = OnlyThroughBalancer()
+        else:
+            refusal = self._connections.why_not(peer)
         if refusal and self._connections.overwhelmed:
             self.observer.refused(peer, refusal)
-            _turn_away(sock, b"" if self._tls else f"{ERROR_START}{refusal}\n".encode())
+            _turn_away(sock, self._last_words(refusal))
             return
-        connection = Handshake(self, peer) if self._tls else self.new_connection(self, peer)
+        connection: Member
+        if introduced:
+            connection = Introduction(self, peer)
+        else:
+            connection = Handshake(self, peer) if self._tls else self._new_connection(peer)
         self._all_gone.clear()
-        self._connections.enter(connection, refusal)
+        self._connections.enter(connection, refusal, somebodys=not introduced)
         task = self._loop.create_task(self._hand_over(sock, connection))
         self._handovers.add(task)  # asyncio solo guarda de las tareas una referencia débil
         task.add_done_callback(self._handovers.discard)
 
-    async def _hand_over(self, sock: socket.socket, connection: Connection | Handshake) -> None:
+    async def _hand_over(self, sock: socket.socket, connection: Member) -> None:
         try:
-            protocol: asyncio.Protocol
-            if self._tls and isinstance(connection, Handshake):
-                protocol = self._encrypt(self._tls, connection)
-            else:
-                protocol = cast(Connection, connection)
+            protocol = self._protocol_for(connection)
             await self._loop.connect_accepted_socket(lambda: protocol, sock)
         except BaseException as error:
             sock.close()
@@ -276,13 +296,26 @@ class Server:
             if not isinstance(error, OSError):  # el cliente cortó antes de que hubiera con quién hablar
                 raise
 
-    def _encrypt(self, tls: ServerTLS, handshake: Handshake) -> TLSTransport:
+    def _protocol_for(self, connection: Member) -> asyncio.Protocol:
+        """Con qué habla el transporte de verdad."""
+        if not isinstance(connection, Handshake):
+            return connection
+        tls = cast(ServerTLS, self._tls)
         try:
             if tls.reread(self._loop.time()):
                 self.observer.certificate_reread()
         except BadTLSFile as bad:
             self.observer.certificate_unusable(bad)
-        return TLSTransport(tls.session(), handshake, handshake.peer)
+        return TLSTransport(tls.session(), connection, connection.peer)
+
+    def _last_words(self, refusal: Refusal) -> bytes:
+        """Lo que se dice a quien no se espera. A quien quiere TLS, nada: no lo entendería."""
+        return b"" if self._tls else f"{ERROR_START}{refusal}\n".encode()
+
+    def _new_connection(self, peer: Peer, *, discreet: bool = False) -> Connection:
+        if discreet:
+            return DiscreetConnection(self, peer)
+        return self.new_connection(self, peer)
 
     def _workers_for(self, service: Service) -> Workers | None:
         return Tasks(self._loop) if _is_async(service.function) else self._threads
@@ -299,18 +332,37 @@ class Server:
 
     def _introduce(self, handshake: Handshake) -> Connection:
         """El saludo acabó bien: la conversación ocupa su sitio."""
-        connection = self.new_connection(self, handshake.peer)
+        connection = self._new_connection(handshake.peer, discreet=handshake.discreet)
         self._connections.replace(handshake, connection)
         return connection
+
+    def _welcome(self, introduction: Introduction, header: ProxyHeader) -> asyncio.Protocol | bytes:
+        """Ya se sabe a quién trae: quién sigue con él, en su sitio; o, si no se le espera, lo último que se le dice."""
+        peer = header.peer or introduction.peer
+        heir: Member
+        if self._tls:
+            heir = Handshake(self, peer, discreet=header.local)
+        else:
+            heir = self._new_connection(peer, discreet=header.local)
+        if header.local:  # el balanceador no es un cliente: sus preguntas no cuentan como los de su máquina
+            self._connections.replace(introduction, heir)
+        else:
+            overwhelmed = self._connections.overwhelmed
+            refusal = self._connections.identify(introduction, heir)
+            if refusal and overwhelmed:
+                self.observer.refused(peer, refusal)
+                self._forget(heir)
+                return self._last_words(refusal)
+        return self._protocol_for(heir)
 
     def _count_cut(self) -> None:
         """Una conversación se cortó con algo por entregar."""
         self._cut_count += 1
 
-    def _forget(self, connection: Connection | Handshake) -> None:
+    def _forget(self, connection: Member) -> None:
         """Una conexión se cerró."""
         if self._connections.leave(connection) and isinstance(connection, Connection) and connection.introduced:
-            self.observer.closed(connection.peer)
+            connection.observer.closed(connection.peer)
         if not self._connections:
             self._all_gone.set()
 

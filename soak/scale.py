@@ -49,6 +49,9 @@ class Scale:
     clock_deadline: float = 4.0
     tls_silent: int = 200
     tls_deadline: float = 10.0
+    proxied: int = 500
+    """De cada clase de cabecera: entre todas, miles, y segundos."""
+    proxied_late: int = 200
     net_connections: int = 20
 
 
@@ -81,6 +84,8 @@ QUICK = Scale(
     clock_deadline=0.5,
     tls_silent=5,
     tls_deadline=0.5,
+    proxied=5,
+    proxied_late=5,
     net_connections=4,
 )
 """Segundos, y no minutos: que cada escenario funciona, no cuánto da."""

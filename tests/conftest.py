@@ -21,6 +21,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 _ON_BOTH_LOOPS = {
     "test_server",
     "test_own_services",
+    "test_introduction",
     "test_tls_transport",
     "test_listener",
     "test_foreign_programs",

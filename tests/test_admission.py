@@ -81,6 +81,43 @@ def test_each_address_has_its_own_count() -> None:
     assert not room._from  # la tabla no crece con quien ya se fue
 
 
+def test_one_that_has_not_said_who_it_is_takes_a_place_of_no_address() -> None:
+    room = admission(max_per_address=1, max_connections=2)
+    stranger, heir = Visitor(HERE), Visitor(THERE)
+    room.enter(stranger, None, somebodys=False)
+    assert room.address_full(HERE) is None
+    assert room.identify(stranger, heir) is None
+    assert isinstance(room.address_full(THERE), AddressFull)
+    another, late = Visitor(HERE), Visitor(THERE)
+    room.enter(another, None, somebodys=False)
+    assert room.full()
+    why = room.identify(another, late)
+    assert isinstance(why, AddressFull)
+    assert (room.refusal(late), room.admitted) == (why, 1)  # deja el sitio
+    assert [room.leave(late), room.leave(heir)] == [False, True]
+    assert not room._from
+
+
+def test_one_that_is_nobodys_can_go_on_being_so() -> None:
+    room = admission(max_per_address=1)
+    stranger, heir = Visitor(), Visitor()
+    room.enter(stranger, None, somebodys=False)
+    room.replace(stranger, heir)
+    assert room.address_full(HERE) is None
+    assert room.leave(heir)
+    assert not room._nobodys
+    assert not room._from
+
+
+def test_one_refused_before_saying_who_it_is_goes_on_refused() -> None:
+    room = admission(max_connections=1)
+    stranger, heir, why = Visitor(HERE), Visitor(THERE), ServerFull()
+    room.enter(stranger, why, somebodys=False)
+    assert room.identify(stranger, heir) is None
+    assert (room.refusal(heir), room.admitted) == (why, 0)
+    assert not room.leave(heir)
+
+
 def test_the_addresses_of_one_ipv6_network_count_together() -> None:
     same = {network((host, 1)) for host in ("2001:db8::1", "2001:db8::2", "2001:db8:0:0:ffff::")}
     assert len(same) == 1

@@ -15,8 +15,10 @@ from comunicacion_tcp import board
 from comunicacion_tcp.board import Board
 from comunicacion_tcp.errors import (
     AddressFull,
+    BadProxyHeader,
     BadService,
     BadTLSFile,
+    OnlyThroughBalancer,
     ServerFull,
     ServiceTimedOut,
     TLSFailed,
@@ -246,6 +248,9 @@ def test_each_event_has_its_column() -> None:
         (lambda: meter.refused(PEER, AddressFull()), board.REFUSED["address_full"]),
         (lambda: meter.handshake_failed(PEER, TLSFailed("x", None, "cut")), board.HANDSHAKES_FAILED["cut"]),
         (lambda: meter.handshake_failed(PEER, TLSFailed("x", None, "nuevo")), board.HANDSHAKES_FAILED["other"]),
+        (lambda: meter.refused(PEER, OnlyThroughBalancer()), board.REFUSED["not_through_balancer"]),
+        (lambda: meter.proxy_header_bad(PEER, BadProxyHeader("late")), board.PROXY_HEADERS_BAD["late"]),
+        (lambda: meter.proxy_header_bad(PEER, BadProxyHeader("nuevo")), board.PROXY_HEADERS_BAD["other"]),
         (lambda: meter.cannot_accept(OSError()), board.ACCEPT_ERRORS),
         (lambda: meter.certificate_reread(), board.CERTIFICATE_REREADS["ok"]),
         (lambda: meter.certificate_unusable(BadTLSFile("cert", "x", "locked")), board.CERTIFICATE_REREADS["failed"]),

@@ -15,10 +15,10 @@ from logging import ERROR, INFO, WARNING
 from typing import Any
 
 from ..addresses import Peer, format_address, unix_path
-from ..errors import BadMessage, BadService, BadTLSFile, Refusal, ServiceFailed, TLSFailed
+from ..errors import BadMessage, BadProxyHeader, BadService, BadTLSFile, Refusal, ServiceFailed, TLSFailed
 from ..observer import Observer
 from .log import Log
-from .sentences import bad_service, bad_tls_file, handshake_failed, named, reason
+from .sentences import bad_service, bad_tls_file, handshake_failed, named, proxy_header_bad, reason
 from .traces import trace
 
 Tell = Callable[[int, str, str, dict[str, Any]], None]
@@ -123,6 +123,10 @@ class Reporter(Observer):
     def handshake_failed(self, peer: Peer, cause: TLSFailed) -> None:
         line = f"Un saludo TLS de {peer} no se completó: {handshake_failed(cause)}."
         self._tell_some(WARNING, "handshake_failed", line, {"peer": peer, "cause": cause})
+
+    def proxy_header_bad(self, peer: Peer, bad: BadProxyHeader) -> None:
+        line = f"Una conexión de {peer}, de un balanceador, no dijo a quién trae: {proxy_header_bad(bad)}."
+        self._tell_some(WARNING, "proxy_header_bad", line, {"peer": peer, "cause": bad})
 
     def certificate_reread(self) -> None:
         line = "Certificado leído otra vez: las conexiones nuevas usan el nuevo."

@@ -13,6 +13,7 @@ from ..addresses import unix_path
 from ..errors import (
     AddressInUse,
     AddressNotOurs,
+    BadProxyHeader,
     BadService,
     BadSocket,
     BadTLSFile,
@@ -85,6 +86,21 @@ _HANDSHAKES = {
     "unknown_ca": "su certificado no lo firma una autoridad de --tls-ca",
     "self_signed": "su certificado no lo firma una autoridad de --tls-ca",
 }
+_PROXY_HEADERS = {
+    "absent": "no empieza por una cabecera PROXY; dile que la envíe, o quítalo de --proxy-de",
+    "cut": "colgó a mitad de la cabecera PROXY",
+    "late": "la cabecera PROXY no llegó a tiempo",
+    "too_long": "la cabecera PROXY es demasiado larga",
+    "syntax": "la cabecera PROXY no está bien escrita",
+    "address": "en la cabecera PROXY hay una dirección que no lo es",
+    "port": "en la cabecera PROXY hay un puerto que no lo es",
+    "version": "la cabecera PROXY no es de la versión 1 ni de la 2",
+    "command": "la cabecera PROXY pide algo que no existe",
+    "family": "la cabecera PROXY trae una conexión que no es de TCP ni de un socket de Unix",
+    "length": "en la cabecera PROXY no caben sus direcciones",
+    "field": "la cabecera PROXY trae un campo roto",
+    "checksum": "la cabecera PROXY no da su suma de comprobación",
+}
 _TLS_OPTIONS = {"cert": "--tls-cert", "key": "--tls-clave", "ca": "--tls-ca"}
 _BAD_FILES = {
     "no_certificate": "no es un certificado en PEM, o está a medias",
@@ -148,6 +164,11 @@ def said_by(error: BaseException) -> str:
 def named(error: BaseException) -> str:
     """Una excepción de otro, con su clase y, si lo hay, su mensaje: ``ValueError: no``."""
     return f"{type(error).__name__}: {said_by(error)}".removesuffix(": ")
+
+
+def proxy_header_bad(error: BadProxyHeader) -> str:
+    """Qué le pasa a una cabecera PROXY, sin punto."""
+    return _PROXY_HEADERS[error.problem]
 
 
 def bad_service(error: BadService) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 
+from ..proxy_header import Trusted
 from ..server import THREADS
 from ..supervisor import CAN_FORK
 from .log import FORMATS, LEVELS
@@ -121,6 +122,13 @@ def _parser(prog: str | None) -> SpanishParser:
             "--tls-ca": "solo entra quien trae un certificado firmado por estos",
         }
     )
+    parser.add_argument(
+        "--proxy-de",
+        type=networks,
+        metavar="REDES",
+        help="direcciones o redes, con comas (10.0.0.1,fd00::/8, o unix), de los balanceadores que hay delante: cada "
+        "conexión debe empezar por una cabecera PROXY, que solo se les cree a ellos y dice de qué cliente es",
+    )
     parser.add_configuration()
     add_limits(parser, SERVER_LIMITS)
     return parser
@@ -132,3 +140,13 @@ def number_of_processes(text: str) -> int | str:
         return text if text == AUTO else whole_number(1, _MOST_PROCESSES)(text)
     except argparse.ArgumentTypeError as error:
         raise argparse.ArgumentTypeError(f"{error}, ni {AUTO}") from None
+
+
+def networks(text: str) -> list[str]:
+    """El tipo de ``--proxy-de``: direcciones y redes, separadas por comas."""
+    names = [name.strip() for name in text.split(",")]
+    try:
+        Trusted(names)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"son redes separadas por comas, y {error}") from None
+    return names

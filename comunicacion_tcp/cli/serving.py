@@ -160,6 +160,7 @@ async def _serve(
         tls=tls,
         threads=options.hilos,
         sockets=post.sockets if post else systemd.sockets or None,
+        proxy_from=options.proxy_de,
     )
     try:
         metrics = _metrics(options, post, server, tls)

@@ -21,7 +21,7 @@ SERVER_LIMITS = {
     "high_water": ("--umbral-salida", "bytes de respuestas por leer con que se deja de responder"),
     "messages_per_turn": ("--mensajes-por-turno", "mensajes de uno en uno antes de atender a otros clientes"),
     "message_timeout": ("--plazo-mensaje", "desde que un mensaje empieza hasta que acaba"),
-    "handshake_timeout": ("--plazo-tls", "para el saludo de TLS"),
+    "handshake_timeout": ("--plazo-tls", "para el saludo de TLS, o para la cabecera PROXY"),
     "goodbye_silence": ("--silencio", "silencio que confirma una despedida sin fin de línea"),
     "service_timeout": ("--plazo-servicio", "para que el servicio responda un mensaje; 0, lo que tarde"),
     "max_connections": ("--max-conexiones", "conversaciones a la vez"),

@@ -18,7 +18,7 @@ from ..load import Load, Spec
 from ..oracle import Flood, Oracle
 from ..results import NOTICEABLE, Failed, Outcome, Scenario, Unavailable, ms, number
 from ..scale import MIB, Scale
-from ..server import PATIENCE, Running, need_descriptors, serving
+from ..server import PATIENCE, Running, need_descriptors, serving, until
 from .crowds import SPARE, ask, connect, read_all
 
 _BLOCK = 4_000  # mensajes por bloque de quien no lee: unos 80 KB, más que una lectura del servidor
@@ -244,6 +244,75 @@ def _certificate(folder: Path) -> list[str]:
     return ["--tls-cert", str(cert), "--tls-clave", str(key)]
 
 
+_BALANCER = "127.0.0.2"  # de quien se cree; los demás llegan desde 127.0.0.1
+_CLIENT = "198.51.100.7"  # a quien dicen traer (RFC 5737)
+_SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
+_LINE = f"PROXY TCP4 {_CLIENT} 192.0.2.1 4000 5000\r\n".encode()
+_BINARY = (
+    _SIGNATURE + b"\x21\x11\x00\x0c" + socket.inet_aton(_CLIENT) + socket.inet_aton("192.0.2.1") + b"\x0f\xa0\x13\x88"
+)
+_BAD_HEADERS = {
+    "cortada": (_LINE[:-1], _BINARY[:-1], _LINE[:1], _SIGNATURE),
+    "demasiado larga": (b"PROXY UNKNOWN " + b"x" * 200, _SIGNATURE + b"\x21\x11\xff\xff" + b"x" * 5000),
+    "mal escrita": (
+        _LINE.lower(),
+        _LINE.replace(b"7 1", b"7  1"),
+        _BINARY.replace(b"\x21\x11", b"\x31\x11"),
+        b"hola\n",
+    ),
+}
+
+
+def proxy_header(scale: Scale) -> Outcome:
+    options = ["--proxy-de", _BALANCER, "--plazo-tls", str(scale.tls_deadline)]
+    with serving(*options) as server, contextlib.ExitStack() as socks:
+        start = time.monotonic()
+        late = [socks.enter_context(connect(server, _BALANCER)) for _ in range(scale.proxied_late)]
+        for sock in late[::2]:
+            sock.sendall(_BINARY[:-1])
+        figures = []
+        for header in (_LINE, _BINARY):
+            for _ in range(scale.proxied):
+                with connect(server) as sock:
+                    sock.sendall(header + b"hola\n")
+                    text = read_all(sock).decode()
+                    if text.count("\n") != 1 or "por su balanceador" not in text:
+                        raise Failed(f"a quien no es el balanceador se le dijo {text!r}")
+        figures.append(f"{number(2 * scale.proxied)} de quien no es el balanceador, rechazadas todas")
+        for kind, headers in _BAD_HEADERS.items():
+            for index in range(scale.proxied):
+                with connect(server, _BALANCER) as sock:
+                    sock.sendall(headers[index % len(headers)])
+                    if kind == "cortada":
+                        sock.shutdown(socket.SHUT_WR)
+                    _expect_nothing(sock, kind)
+        figures.append(f"{number(3 * scale.proxied)} cortadas, demasiado largas o mal escritas, rechazadas todas")
+        if _CLIENT in server.output:
+            raise Failed("el registro nombra a un cliente que no es de quien lo dijo")
+        for index in range(scale.proxied):
+            with connect(server, _BALANCER) as sock:
+                sock.sendall((_LINE, _BINARY)[index % 2])
+                ask(sock, Oracle(index))
+        until(
+            lambda: server.output.count(f"aceptada de ('{_CLIENT}'") == scale.proxied,
+            "que el registro diga de qué clientes eran",
+        )
+        figures.append(f"{number(scale.proxied)} buenas entre medias, atendidas todas")
+        for sock in late:
+            _expect_nothing(sock, "que no llega")
+        took = time.monotonic() - start
+        figures.append(
+            f"{scale.proxied_late} que no llegan: cortadas a los {took:.1f} s, con un plazo de {scale.tls_deadline:g} s"
+        )
+    return Outcome(figures, took <= scale.tls_deadline + _SLACK)
+
+
+def _expect_nothing(sock: socket.socket, kind: str) -> None:
+    with contextlib.suppress(ConnectionError):
+        if text := read_all(sock):
+            raise Failed(f"a una cabecera {kind} se respondió {text!r}")
+
+
 SCENARIOS = [
     Scenario(
         "never_read",
@@ -272,5 +341,12 @@ SCENARIOS = [
         "clientes TLS callados, saludos sin sentido, versiones viejas",
         "se cierran en su plazo o se rechazan, y no queda nada abierto",
         tls_silent,
+    ),
+    Scenario(
+        "proxy_header",
+        36,
+        "cabeceras PROXY de quien no es el balanceador, cortadas, enormes, mal escritas, que no llegan",
+        "se rechazan todas, y no se cree ninguna",
+        proxy_header,
     ),
 ]

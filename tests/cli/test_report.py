@@ -11,7 +11,15 @@ import pytest
 
 from comunicacion_tcp.cli.log import LineHandler, Log, PlainFormatter
 from comunicacion_tcp.cli.report import Ration, Reporter, WorkerReporter
-from comunicacion_tcp.errors import BadService, BadTLSFile, ServerFull, ServiceFailed, TLSFailed, TooLong
+from comunicacion_tcp.errors import (
+    BadProxyHeader,
+    BadService,
+    BadTLSFile,
+    ServerFull,
+    ServiceFailed,
+    TLSFailed,
+    TooLong,
+)
 from comunicacion_tcp.observer import Observer
 
 from ..support.fakes import FakeLoop
@@ -81,6 +89,7 @@ def test_events_are_named_like_the_methods_of_observer() -> None:
         "cannot_accept": lambda: reporter.cannot_accept(OSError("no")),
         "lowered": lambda: reporter.lowered(100, 10_000),
         "handshake_failed": lambda: reporter.handshake_failed(PEER, TLSFailed("aquí", problem="silent")),
+        "proxy_header_bad": lambda: reporter.proxy_header_bad(PEER, BadProxyHeader("late")),
         "certificate_reread": lambda: reporter.certificate_reread(),
         "certificate_unusable": lambda: reporter.certificate_unusable(BadTLSFile("cert", "c.pem", "no_certificate")),
         "idle": lambda: reporter.idle(PEER),
@@ -209,6 +218,7 @@ def test_trouble_is_told_in_a_line_and_not_repeated() -> None:
         ("undelivered", Reporter.undelivered),
         ("bad_message", lambda reporter, peer: reporter.bad_message(peer, TooLong(5))),
         ("lost", lambda reporter, peer: reporter.lost(peer, OSError("no"))),
+        ("proxy_header_bad", lambda reporter, peer: reporter.proxy_header_bad(peer, BadProxyHeader("late"))),
     ],
 )
 def test_a_flood_is_a_few_lines_and_a_sum(event: str, tell: Callable[[Reporter, tuple[str, int]], None]) -> None:

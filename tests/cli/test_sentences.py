@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import re
 import sys
 
 import pytest
 
-from comunicacion_tcp.cli.sentences import conversation_failed, listening_failed, reason
+from comunicacion_tcp import errors
+from comunicacion_tcp.cli.sentences import conversation_failed, listening_failed, proxy_header_bad, reason
 from comunicacion_tcp.errors import (
     AddressInUse,
     AddressNotOurs,
@@ -33,6 +35,15 @@ def test_conversation_sentences_name_the_place(kind: type[NetworkError]) -> None
     sentence = conversation_failed(kind("allí:5000", OSError(errno.ENETUNREACH, "no")))
     assert "allí:5000" in sentence
     assert sentence.endswith(".")
+
+
+def test_each_problem_of_a_proxy_header_has_its_sentence() -> None:
+    assert errors.BadProxyHeader.__doc__
+    problems = re.findall(r'``"(\w+)"``', errors.BadProxyHeader.__doc__)
+    assert len(problems) == 13
+    sentences = {proxy_header_bad(errors.BadProxyHeader(problem)) for problem in problems}
+    assert len(sentences) == 13
+    assert all("PROXY" in sentence and not sentence.endswith(".") for sentence in sentences)
 
 
 def test_time_outs_say_how_long_and_how_to_wait_more() -> None:

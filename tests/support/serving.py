@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 
 from comunicacion_tcp.addresses import Peer
-from comunicacion_tcp.errors import BadMessage, BadTLSFile, Refusal, TLSFailed
+from comunicacion_tcp.errors import BadMessage, BadProxyHeader, BadTLSFile, Refusal, TLSFailed
 from comunicacion_tcp.limits import DEFAULT_LIMITS, Limits
 from comunicacion_tcp.observer import Observer
 from comunicacion_tcp.server import Server
@@ -56,6 +56,9 @@ class Recorder(Observer):
 
     def handshake_failed(self, peer: Peer, cause: TLSFailed) -> None:
         self.events.append(("handshake_failed", peer, cause.problem))
+
+    def proxy_header_bad(self, peer: Peer, bad: BadProxyHeader) -> None:
+        self.events.append(("proxy_header_bad", peer, bad.problem))
 
     def idle(self, peer: Peer) -> None:
         self.events.append(("idle", peer, None))
@@ -122,10 +125,21 @@ def served(
     limits: Limits = DEFAULT_LIMITS,
     tls: ServerTLS | None = None,
     sockets: Sequence[socket.socket] | None = None,
+    proxy_from: Sequence[str] | None = None,
 ) -> Iterator[Served]:
     """Un servidor en marcha; al salir lo detiene y comprueba que no dejó nada ni se quejó asyncio."""
     recorder = Recorder()
-    server = Server(service, host, port, threads=threads, limits=limits, observer=recorder, tls=tls, sockets=sockets)
+    server = Server(
+        service,
+        host,
+        port,
+        threads=threads,
+        limits=limits,
+        observer=recorder,
+        tls=tls,
+        sockets=sockets,
+        proxy_from=proxy_from,
+    )
     running = Served(server, recorder)
     running.start()
     try:
@@ -138,3 +152,4 @@ def served(
     assert sorted(running.events.gone) == sorted(peer for name, peer, _ in running.events.events if name == "accepted")
     assert not running.server._connections
     assert not running.server._connections._from
+    assert not running.server._connections._nobodys

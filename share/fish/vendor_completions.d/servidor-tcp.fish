@@ -51,7 +51,7 @@ function _shtab_servidor_tcp_using
 end
 
 set -g _shtab_servidor_tcp_commands
-set -g _shtab_servidor_tcp_opts_with_value --calma-cierre --cola --configuracion --hilos --host --keepalive --max-conexiones --max-mensaje --max-por-direccion --max-salida --mensajes-por-turno --metricas --nivel --pausa-aceptar --plazo-cierre --plazo-inactivo --plazo-mensaje --plazo-parada --plazo-proceso --plazo-relevo --plazo-salida --plazo-servicio --plazo-tls --procesos --puerto --registro --reserva --servicio --silencio --tls-ca --tls-cert --tls-clave --umbral-salida
+set -g _shtab_servidor_tcp_opts_with_value --calma-cierre --cola --configuracion --hilos --host --keepalive --max-conexiones --max-mensaje --max-por-direccion --max-salida --mensajes-por-turno --metricas --nivel --pausa-aceptar --plazo-cierre --plazo-inactivo --plazo-mensaje --plazo-parada --plazo-proceso --plazo-relevo --plazo-salida --plazo-servicio --plazo-tls --procesos --proxy-de --puerto --registro --reserva --servicio --silencio --tls-ca --tls-cert --tls-clave --umbral-salida
 
 complete -c servidor-tcp -e
 complete -c servidor-tcp -f
@@ -70,13 +70,14 @@ complete -c servidor-tcp -n _shtab_servidor_tcp_using -l metricas -x -d 'dónde 
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l tls-cert -xka "(__fish_complete_path (commandline -ct))" -d 'certificado con que cifrar; se lee otra vez si cambia'
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l tls-clave -xka "(__fish_complete_path (commandline -ct))" -d 'su clave, si no está en el mismo fichero'
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l tls-ca -xka "(__fish_complete_path (commandline -ct))" -d 'solo entra quien trae un certificado firmado por estos'
+complete -c servidor-tcp -n _shtab_servidor_tcp_using -l proxy-de -x -d 'direcciones o redes, con comas (10.0.0.1,fd00::/8, o unix), de los balanceadores que hay delante: cada conexión debe empezar por una cabecera PROXY, que solo se les cree a ellos y dice de qué cliente es'
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l configuracion -xka "(__fish_complete_path (commandline -ct))" -d 'lee de ahí las opciones que no se den de otra manera: en cada línea, opción = valor'
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l max-mensaje -x -d 'bytes de un mensaje (1048576)'
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l max-salida -x -d 'bytes de una respuesta (4194304)'
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l umbral-salida -x -d 'bytes de respuestas por leer con que se deja de responder (262144)'
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l mensajes-por-turno -x -d 'mensajes de uno en uno antes de atender a otros clientes (500)'
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l plazo-mensaje -x -d 'desde que un mensaje empieza hasta que acaba (10)'
-complete -c servidor-tcp -n _shtab_servidor_tcp_using -l plazo-tls -x -d 'para el saludo de TLS (10)'
+complete -c servidor-tcp -n _shtab_servidor_tcp_using -l plazo-tls -x -d 'para el saludo de TLS, o para la cabecera PROXY (10)'
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l silencio -x -d 'silencio que confirma una despedida sin fin de línea (0.02)'
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l plazo-servicio -x -d 'para que el servicio responda un mensaje; 0, lo que tarde (20)'
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l max-conexiones -x -d 'conversaciones a la vez (10000)'
