@@ -28,8 +28,8 @@ El mapa de la casa; los imports van solo hacia abajo (lo vigila ``tests/test_arc
     relay         Relay, un Client que no envía mensajes sino un chorro de líneas
     client        Client, el que espera: un socket bloqueante
     conversation  lo que los dos clientes hacen igual: todo menos esperar y mover bytes
-    board         la pizarra donde apuntan todos los procesos: memoria compartida
     proxy_header  PURO: la cabecera con que un balanceador dice a quién trae
+    board         la pizarra donde apuntan todos los procesos: memoria compartida
     tls           TLS sin red: bytes cifrados a un lado, textos al otro, y los certificados
     protocol      PURO: entran bytes y salen bytes; ni sockets, ni reloj, ni asyncio
     services      qué se responde: mayúsculas, o cualquier función str -> str

@@ -25,6 +25,7 @@ from .errors import (
     NotUTF8,
     OnlyThroughBalancer,
     Refusal,
+    ServerFull,
     ServiceTimedOut,
     TLSFailed,
     TooLong,
@@ -46,9 +47,10 @@ _RESULTS: dict[type[BadMessage], int] = {
     TooSlow: board.MESSAGES["too_slow"],
     ServiceTimedOut: board.MESSAGES["service_timed_out"],
 }
-_REFUSALS: dict[type[Refusal], int] = {
-    AddressFull: board.REFUSED["address_full"],
-    OnlyThroughBalancer: board.REFUSED["not_through_balancer"],
+_REFUSALS: dict[type[Refusal], str] = {
+    ServerFull: "server_full",
+    AddressFull: "address_full",
+    OnlyThroughBalancer: "not_through_balancer",
 }
 _SERVICE_FAILED = board.MESSAGES["service_failed"]
 _UNASKED = (_RESULTS[NotUTF8], _RESULTS[TooLong])  # no llegan al servicio
@@ -245,7 +247,7 @@ class Meter(Observer):
         self._cells[board.IDLE] += 1
 
     def refused(self, peer: Peer, why: Refusal) -> None:
-        self._cells[_REFUSALS.get(type(why), board.REFUSED["server_full"])] += 1
+        self._cells[board.REFUSED[_REFUSALS[type(why)]]] += 1
 
     def handshake_failed(self, peer: Peer, cause: TLSFailed) -> None:
         other = board.HANDSHAKES_FAILED["other"]

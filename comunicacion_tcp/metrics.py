@@ -78,7 +78,7 @@ COUNTERS = [
     _counter(
         "connections_refused",
         "Conexiones a las que se dijo que no: server_full, no cabían más; address_full, ni más desde su dirección; "
-        "not_through_balancer, no venían del balanceador.",
+        "not_through_balancer, no venían de él.",
         board.REFUSED,
         "reason",
     ),
@@ -90,7 +90,7 @@ COUNTERS = [
     ),
     _counter(
         "proxy_headers_bad",
-        "Conexiones cortadas porque no empezaron por una cabecera PROXY buena, por lo que pasó.",
+        "Conexiones de un balanceador que no empezaron por una cabecera PROXY buena, por lo que pasó.",
         board.PROXY_HEADERS_BAD,
         "problem",
     ),

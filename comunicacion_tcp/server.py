@@ -313,9 +313,7 @@ class Server:
         return b"" if self._tls else f"{ERROR_START}{refusal}\n".encode()
 
     def _new_connection(self, peer: Peer, *, discreet: bool = False) -> Connection:
-        if discreet:
-            return DiscreetConnection(self, peer)
-        return self.new_connection(self, peer)
+        return DiscreetConnection(self, peer) if discreet else self.new_connection(self, peer)
 
     def _workers_for(self, service: Service) -> Workers | None:
         return Tasks(self._loop) if _is_async(service.function) else self._threads

@@ -16,8 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # De abajo arriba; cada pieza puede importar solo de las que están antes.
 ORDER = [
-    *("addresses", "errors", "records", "backoff", "limits", "services", "protocol", "proxy_header", "tls"),
-    "board",
+    *("addresses", "errors", "records", "backoff", "limits", "services", "protocol", "proxy_header", "tls", "board"),
     *("conversation", "client", "relay", "aio"),
     *("deadlines", "descriptors", "systemd", "loops", "listener", "tls_transport", "workers"),
     *("observer", "admission", "connection", "server", "measuring", "metrics"),

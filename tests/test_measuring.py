@@ -249,7 +249,7 @@ def test_each_event_has_its_column() -> None:
         (lambda: meter.handshake_failed(PEER, TLSFailed("x", None, "cut")), board.HANDSHAKES_FAILED["cut"]),
         (lambda: meter.handshake_failed(PEER, TLSFailed("x", None, "nuevo")), board.HANDSHAKES_FAILED["other"]),
         (lambda: meter.refused(PEER, OnlyThroughBalancer()), board.REFUSED["not_through_balancer"]),
-        (lambda: meter.proxy_header_bad(PEER, BadProxyHeader("late")), board.PROXY_HEADERS_BAD["late"]),
+        (lambda: meter.proxy_header_bad(PEER, BadProxyHeader("cut")), board.PROXY_HEADERS_BAD["cut"]),
         (lambda: meter.proxy_header_bad(PEER, BadProxyHeader("nuevo")), board.PROXY_HEADERS_BAD["other"]),
         (lambda: meter.cannot_accept(OSError()), board.ACCEPT_ERRORS),
         (lambda: meter.certificate_reread(), board.CERTIFICATE_REREADS["ok"]),

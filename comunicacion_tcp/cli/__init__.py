@@ -17,8 +17,8 @@
     lines.py       cada línea de la entrada, un objeto JSON
     exchange.py    un mensaje y su respuesta, medidos y escritos: lo común a los modos de antes
     reloading.py   --recargar: mira si cambió el servicio y lo cambia sin parar
-    metrics.py     --metricas: dónde se piden, y qué se dice si no se puede
     under_systemd.py  lo que se le va contando a systemd
+    metrics.py     --metricas: dónde se piden, y qué se dice si no se puede
     report.py      lo que se cuenta del servidor: la frase, su gravedad y cuántas veces
     log.py         cada suceso, un registro de logging: llano, con fecha o JSON
     output.py      la salida del servidor, que nunca lo detiene

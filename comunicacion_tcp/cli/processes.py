@@ -78,7 +78,7 @@ def in_processes(launch: Launch, again: Callable[[], Launch]) -> int | tuple[Lau
             web.release()
         if isinstance(outcome, Seat):
             systemd.notifier.close()  # solo el padre habla con él
-            return fleet.launches[outcome.generation], Post(outcome, sockets, lent, board)
+            return fleet.launches[outcome.generation], Post(outcome, sockets, board, lent)
     for address, file in files:
         remove_file(address, file)
     return outcome

@@ -46,13 +46,13 @@ class Reporter(Observer):
         """Empieza a escuchar en ``addresses``. ``usual``: si es donde siempre."""
         tell_listening(self._tell, addresses, usual=usual, encrypted=encrypted)
 
-    def measuring(self, addresses: list[Peer]) -> None:
-        """Da las métricas en ``addresses``."""
-        tell_measuring(self._tell, addresses)
-
     def address_ignored(self) -> None:
         """Se le dijo dónde escuchar, y systemd le dio los sockets."""
         tell_address_ignored(self._tell)
+
+    def measuring(self, addresses: list[Peer]) -> None:
+        """Da las métricas en ``addresses``."""
+        tell_measuring(self._tell, addresses)
 
     def service_reloaded(self, name: str) -> None:
         """Cambió el fuente del servicio ``name``, y ya responde el nuevo."""

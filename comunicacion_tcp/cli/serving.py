@@ -60,13 +60,13 @@ class Launch(NamedTuple):
 
 
 class Post(NamedTuple):
-    """Lo que recibe uno de varios procesos: su puesto y los sockets que escuchan. ``lent``: si seguirán escuchando
-    cuando el servidor acabe. ``board``: la pizarra en que apuntar, si se piden métricas."""
+    """Lo que recibe uno de varios procesos: su puesto, los sockets que escuchan y, si se piden métricas, la pizarra en
+    que apuntar. ``lent``: si seguirán escuchando cuando el servidor acabe."""
 
     seat: Seat
     sockets: list[socket.socket]
-    lent: bool = False
-    board: Board | None = None
+    board: Board | None
+    lent: bool
 
 
 def is_usual_place(options: argparse.Namespace) -> bool:

@@ -32,25 +32,6 @@ def test_arguments_have_their_title_in_spanish() -> None:
     assert "argumentos:\n  algo " in parser.format_help()
 
 
-@pytest.mark.parametrize(
-    ("text", "place"),
-    [
-        ("localhost:9100", ("localhost", 9100)),
-        ("0.0.0.0:0", ("0.0.0.0", 0)),
-        ("[::1]:9100", ("::1", 9100)),
-        ("[fe80::1%eth0]:65535", ("fe80::1%eth0", 65535)),
-    ],
-)
-def test_a_host_and_its_port(text: str, place: tuple[str, int]) -> None:
-    assert host_and_port(text) == place
-
-
-@pytest.mark.parametrize("text", ["", ":", ":1", "a:", "a", "::1:9100", "[]:1", "[::1]", "a:1:2", "a:65536", "a:+1"])
-def test_what_is_not_a_host_and_its_port(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="debe ser"):
-        host_and_port(text)
-
-
 # -- el fichero de opciones ---------------------------------------------------------------------------------
 
 
@@ -137,3 +118,22 @@ def test_what_is_given_in_the_order_is_judged_also_in_the_file(
     with pytest.raises(SystemExit):
         configured("--configuracion", str(path), "--numero-grande", "3")
     assert "línea 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("localhost:9100", ("localhost", 9100)),
+        ("0.0.0.0:0", ("0.0.0.0", 0)),
+        ("[::1]:9100", ("::1", 9100)),
+        ("[fe80::1%eth0]:65535", ("fe80::1%eth0", 65535)),
+    ],
+)
+def test_a_host_and_its_port(text: str, place: tuple[str, int]) -> None:
+    assert host_and_port(text) == place
+
+
+@pytest.mark.parametrize("text", ["", ":", ":1", "a:", "a", "::1:9100", "[]:1", "[::1]", "a:1:2", "a:65536", "a:+1"])
+def test_what_is_not_a_host_and_its_port(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="debe ser"):
+        host_and_port(text)
