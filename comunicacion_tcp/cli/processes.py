@@ -30,11 +30,12 @@ from .serving import AUTO, FAILED, OK, Launch, Post, formatter_of, is_usual_plac
 from .terminal import complain, is_terminal
 from .under_systemd import Manager, manager
 
+_TURN = 1.0  # segundos: lo más que pasa entre dos vueltas (supervision.py)
+
 TYPE_CHECKING = False  # como la de typing, sin pagar su importación
 if TYPE_CHECKING:
     from ..metrics import MetricsServer
 
-_TURN = 1.0  # segundos: lo más que pasa entre dos vueltas (supervision.py)
 _SEATS = 2048  # puestos en la pizarra: dos generaciones de los más que se pueden pedir; es 1 MB
 
 
@@ -72,7 +73,6 @@ def in_processes(launch: Launch, again: Callable[[], Launch]) -> int | tuple[Lau
         fleet = _Fleet(launch, again, sockets, systemd, log, output, board, web.addresses if web else [])
         outcome = fleet.run()
         if isinstance(outcome, Helper):
-            systemd.notifier.close()
             return _give_metrics(web, sockets, outcome)
         if web:
             web.release()
