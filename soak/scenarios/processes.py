@@ -106,7 +106,7 @@ def _state(pid: int) -> str:
         return ""
 
 
-def _check_cuts(cut: list[int], held: set[int]) -> None:
+def check_cuts(cut: list[int], held: set[int]) -> None:
     """``Failed`` si se cortó a alguien que no era del proceso que murió, cuyas conexiones eran ``held``."""
     if others := [port for port in cut if port and port not in held]:
         raise Failed(f"cortadas {len(others)} conversaciones que no eran del proceso que murió")
@@ -135,7 +135,7 @@ def workers_killed(scale: Scale) -> Outcome:
             replaced.append((there - when) * 1000)
             time.sleep(max(0.0, scale.kill_every - (time.monotonic() - turn)))
             figures = load.look()
-            _check_cuts(figures.cut, held)
+            check_cuts(figures.cut, held)
             kills, cuts, owned = kills + 1, cuts + len(figures.cut), owned + len(held)
             waited += scale.waiting
             worst = max(worst, figures.p99)
@@ -191,7 +191,7 @@ def worker_stopped(scale: Scale) -> Outcome:
                 _, noticed = journal.next("worker_hung", patience=PATIENCE + scale.worker_timeout)
                 _, there = journal.next("worker_replaced")
                 during = load.look()
-                _check_cuts(during.cut, held)
+                check_cuts(during.cut, held)
                 load.finish()
             figures.append(
                 f"{what}: se nota a los {noticed - start:.1f} s y a los {there - start:.1f} s sirve otro; cortadas "
@@ -374,7 +374,7 @@ def _one_does_not_start(folder: Path, scale: Scale) -> tuple[float, float]:
         start = time.monotonic()
         time.sleep(scale.failing_seconds)
         spawns = len(born.read_text()) * 60 / (time.monotonic() - start)
-        _check_cuts(load.look().cut, held)
+        check_cuts(load.look().cut, held)
         service.write_text(_GOOD)
         start = time.monotonic()
         journal.next("worker_replaced", patience=2 * PATIENCE)  # la espera más larga entre dos intentos es de 30 s
