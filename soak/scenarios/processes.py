@@ -35,6 +35,7 @@ _SEVERAL = ("--procesos", str(_PROCESSES), "--registro", "json")
 _OURS = ("--servicio", "soak.own_services:upper", "--hilos", "0")
 _REPLACED_SOON = 1_000.0  # milisegundos: casi todo es bifurcar al padre e importar el servicio
 _SLACK = 3.0  # segundos sobre el plazo en que se nota que uno no vive: una vuelta del padre, poner otro, y la máquina
+_HEARD = 0.2  # segundos en que a la carga le da tiempo a saber que le han cortado
 _MOST_GROWTH = 4 * 1024  # bytes que el padre puede crecer por recarga: diez mil recargas serían 40 MB
 _ATTEMPTS = 5  # los que se hacen de que empiece el primero (supervision.py, MOST_FAILURES)
 _MOST_SPAWNS = 15  # por minuto, de uno que no consigue empezar: doblando la espera desde 0.1 s salen 9 o 10
@@ -64,12 +65,6 @@ class _Journal:
 
         until(comes, f"que el servidor cuente {' o '.join(names)}", patience)
         return found[0]
-
-    def count(self, name: str) -> int:
-        """Cuántos sucesos ``name`` hay desde el último que se esperó; se olvidan todos."""
-        self._read()
-        events, self._events = self._events, []
-        return sum(event["event"] == name for event in events)
 
     def _read(self) -> None:
         data = self._server.output_from(self._position)
@@ -190,6 +185,7 @@ def worker_stopped(scale: Scale) -> Outcome:
                 held = server.held_by(victim)
                 _, noticed = journal.next("worker_hung", patience=PATIENCE + scale.worker_timeout)
                 _, there = journal.next("worker_replaced")
+                time.sleep(_HEARD)
                 during = load.look()
                 check_cuts(during.cut, held)
                 load.finish()
