@@ -235,15 +235,16 @@ def _short(bound: float) -> str:
 class MetricsServer:
     """Las métricas por HTTP: ``/metrics``, ``/salud`` (¿está vivo?) y ``/lista`` (¿se le pueden enviar clientes?).
 
-    Atiende pocas peticiones a la vez y ninguna más de ``_DEADLINE`` segundos: quien la haga despacio, o muchas, se
-    estorba a sí mismo y a otros como él, no a los clientes del servidor. ``sockets``: a la escucha, y desde aquí suyos.
+    Atiende pocas peticiones a la vez y ninguna más de ``_DEADLINE`` segundos, ni en cuanto no cabe otra: quien la haga
+    despacio, o muchas, no estorba a los clientes del servidor ni a quien pregunta bien. ``sockets``: a la escucha, y
+    desde aquí suyos.
     """
 
     def __init__(self, sockets: list[socket.socket], board: Board, loop: str) -> None:
         self._sockets = sockets
         self._wake, self._woken = socket.socketpair()
         self._running = self._closing = False
-        self._since: dict[socket.socket, float] = {}  # desde cuándo se atiende cada petición
+        self._since: dict[socket.socket, float] = {}  # desde cuándo se atiende cada petición; primero, la más antigua
         self._thread: threading.Thread | None = None
         self.base_environ: dict[str, str] = {}  # lo que WSGIRequestHandler espera de su servidor
         registry = CollectorRegistry()
@@ -311,8 +312,10 @@ class MetricsServer:
             time.sleep(_GLANCE)
             return
         if len(self._since) >= _MOST:
-            sock.close()
-            return
+            # Fuera la que más lleva: si el que no cabe fuera el último, ocho que no acaban de preguntar (y vuelven)
+            # dejarían al programa sin métricas, y a un orquestador creyendo que está muerto.
+            for oldest in list(self._since)[:1]:
+                self._cut(oldest)
         self._since[sock] = time.monotonic()
         try:
             threading.Thread(target=self._answer, args=(sock, address), name="métricas", daemon=True).start()
@@ -333,8 +336,12 @@ class MetricsServer:
     def _cut_since_before(self, moment: float) -> None:
         for sock, since in list(self._since.items()):
             if since <= moment:
-                with contextlib.suppress(OSError):
-                    sock.shutdown(socket.SHUT_RDWR)  # su hilo lo cierra
+                self._cut(sock)
+
+    def _cut(self, sock: socket.socket) -> None:
+        self._since.pop(sock, None)
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)  # su hilo lo cierra
 
 
 class _Request(WSGIRequestHandler):
