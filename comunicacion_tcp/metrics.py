@@ -152,7 +152,9 @@ SERVICE_TIME = Family(
     unit="seconds",
 )
 OPEN = _gauge("connections_open", "Conversaciones abiertas.")
-CAPACITY = _gauge("connections_capacity", "Conversaciones que caben.")
+CAPACITY = _gauge(
+    "connections_capacity", "Conversaciones que caben; en los procesos que ya no aceptan, las que les quedan."
+)
 WANTED_CAPACITY = _gauge("connections_capacity_wanted", "Las que se pidió que cupieran; más, si faltan descriptores.")
 SERVING = _gauge("processes_serving", "Procesos que aceptan conexiones y no están atascados.")
 WANTED = _gauge("processes_wanted", "Procesos que deben servir.")
@@ -190,14 +192,17 @@ class BoardCollector:
                 metric.add_metric([value] if family.label else [], self._board.total(column))
             yield metric
         yield self._service_time()
-        present, serving = self._board.present, self._board.serving(self._now())
+        now, present = self._now(), self._board.present
+        serving = [row for row in present if row.serves(now)]
         yield _measured(OPEN, sum(row.cells[board.OPEN] for row in present))
-        yield _measured(CAPACITY, sum(row.cells[board.CAPACITY] for row in serving))
-        yield _measured(WANTED_CAPACITY, sum(row.cells[board.WANTED_CAPACITY] for row in serving))
+        # En quien ya no acepta caben las que le quedan: al recargar, los de antes no hacen parecer llenos a los nuevos.
+        left = sum(row.cells[board.OPEN] for row in present if row not in serving)
+        yield _measured(CAPACITY, left + sum(row.cells[board.CAPACITY] for row in serving))
+        yield _measured(WANTED_CAPACITY, left + sum(row.cells[board.WANTED_CAPACITY] for row in serving))
         yield _measured(SERVING, len(serving))
         yield _measured(WANTED, self._board.launcher.cells[board.WANTED_PROCESSES])
         yield _measured(STARTED, self._board.started)
-        expiries = [expiry for row in present if (expiry := row.cells[board.CERTIFICATE_EXPIRY])]
+        expiries = [expiry for row in serving if (expiry := row.cells[board.CERTIFICATE_EXPIRY])]
         if expiries:
             yield _measured(EXPIRY, min(expiries))
         build = GaugeMetricFamily(PREFIX + BUILD.name, BUILD.help, labels=_labels(BUILD))
