@@ -35,6 +35,8 @@ IDLE = 10_000  # conexiones calladas en la medida de memoria: el problema C10K
 _FIRST = 64  # de ellas, las que entran antes de empezar a contar: lo que un servidor reserva una sola vez
 _SERVICE_WORKS = ("rr", "p16")  # uno cada vez, y varios: lo demás lo decide lo que tarde la función
 SETTLE = 60.0  # segundos como mucho para que un servidor acepte todas las calladas
+Cpus = tuple[int, int] | tuple[str, str]
+"""En qué procesador va el servidor y en cuál la carga; o en cuáles (``"0,1"``), como los quiere taskset(1)."""
 
 
 class WrongReply(Exception):
@@ -95,7 +97,7 @@ def end(*_: object) -> NoReturn:
 
 
 @contextlib.contextmanager
-def serving(server: Competitor, cpus: tuple[int, int]) -> Iterator[tuple[int, int]]:
+def serving(server: Competitor, cpus: Cpus) -> Iterator[tuple[int, int]]:
     """El servidor en marcha en su procesador: ``(pid, puerto)``. Al acabar lo para a él y a nadie más."""
     command = ["taskset", "-c", str(cpus[0]), *server.command]
     process = subprocess.Popen(
@@ -110,7 +112,7 @@ def serving(server: Competitor, cpus: tuple[int, int]) -> Iterator[tuple[int, in
     try:
         assert process.stdout
         line = process.stdout.readline().decode()
-        match = re.search(r"(\d+)\D*$", line)
+        match = re.search(r"(\d+)(, con \d+ procesos?)?\D*$", line)
         if not match:
             raise RuntimeError(f"{server.name} no arrancó: {line!r}")
         # Lo que imprima después (una línea por cliente, el nuestro) se tira como lo tiraría una terminal oculta.
@@ -127,29 +129,43 @@ def serving(server: Competitor, cpus: tuple[int, int]) -> Iterator[tuple[int, in
 
 
 def measure(
-    server: Competitor, work: Work, load: Path, cargo: tuple[Path, int, int], seconds: float, cpus: tuple[int, int]
+    server: Competitor, work: Work, load: Path, cargo: tuple[Path, int, int], seconds: float, cpus: Cpus
 ) -> Sample:
     """Una ronda de un trabajo contra un servidor. Error: ``WrongReply`` si una respuesta no es la debida."""
-    path, sent, received = cargo
     with serving(server, cpus) as (pid, port):
-        command = ["taskset", "-c", str(cpus[1]), str(load), str(port), str(work.connections), str(sent), str(received)]
-        command += [str(path), str(seconds), *(["cada-vez"] if work.churn else [])]
-        generator = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        assert generator.stdin
-        assert generator.stdout
-        ready = generator.stdout.readline()
-        before, (kernel_before, ticks_before) = cpu_seconds(pid), kernel_ticks(pid)
-        output, errors = generator.communicate("ya\n" if ready else "")
-        after, (kernel_after, ticks_after) = cpu_seconds(pid), kernel_ticks(pid)
-        if generator.returncode:
-            raise WrongReply(f"{server.name}, {work.title}: {errors.strip()}")
-        blocks, took, p50, p99 = map(float, output.split())
-        messages = blocks * work.depth
-        cpu = (after - before) / messages * 1e6
-        kernel = cpu * (kernel_after - kernel_before) / max(1, ticks_after - ticks_before)
-        return Sample(cpu, kernel, messages / took, p50, p99)
+        return generate(server.name, pid, port, work, load, cargo, seconds, cpus[1])
+
+
+def generate(
+    name: str,
+    pid: int,
+    port: int,
+    work: Work,
+    load: Path,
+    cargo: tuple[Path, int, int],
+    seconds: float,
+    cpu: int | str,
+) -> Sample:
+    """Una ronda de un trabajo contra ``port``, mirando lo que gasta el árbol de ``pid``. Error: el de ``measure``."""
+    path, sent, received = cargo
+    command = ["taskset", "-c", str(cpu), str(load), str(port), str(work.connections), str(sent), str(received)]
+    command += [str(path), str(seconds), *(["cada-vez"] if work.churn else [])]
+    generator = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert generator.stdin
+    assert generator.stdout
+    ready = generator.stdout.readline()
+    before, (kernel_before, ticks_before) = cpu_seconds(pid), kernel_ticks(pid)
+    output, errors = generator.communicate("ya\n" if ready else "")
+    after, (kernel_after, ticks_after) = cpu_seconds(pid), kernel_ticks(pid)
+    if generator.returncode:
+        raise WrongReply(f"{name}, {work.title}: {errors.strip()}")
+    blocks, took, p50, p99 = map(float, output.split())
+    messages = blocks * work.depth
+    spent = (after - before) / messages * 1e6
+    kernel = spent * (kernel_after - kernel_before) / max(1, ticks_after - ticks_before)
+    return Sample(spent, kernel, messages / took, p50, p99)
 
 
 def idle_bytes(server: Competitor, cpus: tuple[int, int]) -> float:

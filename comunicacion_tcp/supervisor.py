@@ -213,6 +213,7 @@ class Supervisor:
         ours, theirs = socket.socketpair()
         for end in (ours, theirs):
             end.setblocking(False)
+        gc.collect()  # primero la basura, que apartada se quedaría para siempre (25 KB por recarga: make soak, reloads)
         gc.freeze()  # lo que hay ya no lo mira el recolector, que escribiría en cada página que el hijo comparte
         try:
             pid = os.fork()

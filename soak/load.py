@@ -36,7 +36,8 @@ _FLOOD_AHEAD = 4  # bloques enviados sin recibir su respuesta: siempre hay uno e
 class Spec:
     """Qué carga. ``every``: segundos entre dos mensajes de una conexión. ``churn``: conexiones por segundo que se van y
     llegan. ``sources``: direcciones desde las que se conecta, por turno. ``flood``: en vez de educados, clientes que
-    encadenan sin parar; ``bad``, solo mensajes malos."""
+    encadenan sin parar; ``bad``, solo mensajes malos. ``returns``: al que le cortan, vuelve, y se cuenta (si no, un
+    corte es un fallo). ``stuck``: los segundos sin respuesta que ya no son lentitud."""
 
     port: int
     connections: int
@@ -46,12 +47,15 @@ class Spec:
     sources: list[str] = field(default_factory=list)
     flood: bool = False
     bad: bool = False
+    returns: bool = False
+    stuck: float = STUCK
 
 
 @dataclass(frozen=True)
 class Figures:
     """Lo visto en una ventana: mensajes respondidos, conexiones que se fueron y llegaron, latencias en milisegundos
-    (``stuck``: lo que lleva esperando la respuesta más atrasada) y segundos que duró."""
+    (``stuck``: lo que lleva esperando la respuesta más atrasada), segundos que duró, y los puertos de las conexiones
+    que el servidor cortó (0: la de una que no llegó a saber el suyo)."""
 
     messages: int
     replaced: int
@@ -59,6 +63,7 @@ class Figures:
     p99: float
     stuck: float
     seconds: float
+    cut: list[int]
 
     @property
     def rate(self) -> float:
@@ -73,6 +78,7 @@ class Load:
     """
 
     def __init__(self, spec: Spec, prefix: Sequence[str] = ()) -> None:
+        self._stuck = spec.stuck
         self._process = subprocess.Popen(
             [*prefix, sys.executable, "-m", "soak.load", json.dumps(asdict(spec))],
             stdin=subprocess.PIPE,
@@ -108,7 +114,7 @@ class Load:
     def look(self) -> Figures:
         """Lo visto desde la última vez que se miró. ``Failed`` si el servidor tiene a alguien esperando demasiado."""
         figures = Figures(**self._ask("mide"))  # type: ignore[arg-type]  # los enteros de JSON son enteros
-        if figures.stuck > STUCK * 1000:
+        if figures.stuck > self._stuck * 1000:
             raise Failed(f"una respuesta lleva {figures.stuck / 1000:.1f} s sin llegar")
         return figures
 
@@ -143,12 +149,14 @@ class _Talker(asyncio.Protocol):
 
     def __init__(self, crowd: _Crowd, number: int) -> None:
         self.oracle = Oracle(number)
-        self.leaving = self.dropped = False
+        self.leaving = self.dropped = self.ended = False
+        self.port = 0
         self.waiting: deque[float] = deque()
         self._crowd = crowd
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self.port = transport.get_extra_info("sockname")[1]
 
     def send(self) -> None:
         self.waiting.append(time.perf_counter())
@@ -160,7 +168,8 @@ class _Talker(asyncio.Protocol):
         if way == 0:
             self._transport.write(self.oracle.say_goodbye())
         elif way == 1:
-            self._transport.write_eof()
+            with contextlib.suppress(OSError) if self._crowd.returns else contextlib.nullcontext():
+                self._transport.write_eof()  # la acaban de cortar, y ahora se sabrá
         else:
             self.dropped = True
             self._transport.abort()
@@ -184,7 +193,15 @@ class _Talker(asyncio.Protocol):
         self._crowd.gone(self)
 
     def _ended(self, how: str) -> None:
-        if self.dropped:
+        if self.dropped or self.ended:
+            return
+        self.ended = True
+        if self._crowd.returns and (self.oracle.owed or not self.leaving):
+            try:
+                self.oracle.cut()
+            except WrongReply as error:
+                self._crowd.fail(str(error))
+            self._crowd.cut(self)
             return
         if not self.leaving:
             self._crowd.fail(f"conexión {self.oracle.connection}: {how} sin que se le pidiera")
@@ -233,6 +250,8 @@ class _Crowd:
         self._talkers: list[_Talker] = []
         self._flooders: list[_Flooder] = []
         self._leaving: set[_Talker] = set()
+        self._returning: set[asyncio.Task[None]] = set()
+        self._cut: list[int] = []
         self._number = self._replaced = self._counted = 0
         self._since = time.perf_counter()
 
@@ -240,8 +259,32 @@ class _Crowd:
         if not self.failure.done():
             self.failure.set_exception(WrongReply(text))
 
+    @property
+    def returns(self) -> bool:
+        return self._spec.returns
+
     def gone(self, talker: _Talker) -> None:
         self._leaving.discard(talker)
+
+    def cut(self, talker: _Talker) -> None:
+        """El servidor cortó a ``talker``: vuelve otro en su sitio, si no se iba ya."""
+        self._cut.append(talker.port)
+        talker.waiting.clear()
+        if not talker.leaving:
+            talker.leaving = True
+            task = asyncio.ensure_future(self._return(self._talkers.index(talker)))
+            self._returning.add(task)
+            task.add_done_callback(self._returned)
+
+    async def _return(self, place: int) -> None:
+        newcomer = await self._enter()
+        assert isinstance(newcomer, _Talker)
+        self._talkers[place] = newcomer
+
+    def _returned(self, task: asyncio.Task[None]) -> None:
+        self._returning.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            self.fail(f"no se pudo volver: {error}")
 
     async def start(self) -> None:
         for _ in range(self._spec.connections):
@@ -260,8 +303,14 @@ class _Crowd:
         def make() -> _Talker | _Flooder:
             return _Flooder(self, number, bad=spec.bad) if spec.flood else _Talker(self, number)
 
-        _, one = await loop.create_connection(make, spec.host, spec.port, local_addr=source)
-        return one
+        while True:
+            try:
+                _, one = await loop.create_connection(make, spec.host, spec.port, local_addr=source)
+                return one
+            except ConnectionResetError:  # la aceptó uno que murió en ese momento
+                if not spec.returns:
+                    raise
+                self._cut.append(0)
 
     async def talk(self) -> None:
         """Un mensaje de cada uno cada ``every``, repartidos: a su hora, haya vuelto o no el de antes. Si se esperase,
@@ -287,6 +336,9 @@ class _Crowd:
         while True:
             while done < int((time.perf_counter() - start) * self._spec.churn):
                 place = done % len(self._talkers)
+                if self._talkers[place].leaving:  # le cortaron, y ya está volviendo otro
+                    done += 1
+                    continue
                 self._leaving.add(self._talkers[place])
                 self._talkers[place].leave(done % 3)
                 newcomer = await self._enter()
@@ -309,14 +361,16 @@ class _Crowd:
             p99=_percentile(taken, 0.99),
             stuck=(now - oldest) * 1000,
             seconds=now - self._since,
+            cut=self._cut,
         )
-        self._since, self._replaced, self._counted = now, 0, flooded
+        self._since, self._replaced, self._counted, self._cut = now, 0, flooded, []
         return figures
 
     async def finish(self) -> None:
         """Ya no se envía nada: que llegue lo que falta y se despidan todos. Lo que no llegue es un fallo."""
         for flooder in self._flooders:
             flooder.stopped = True
+        await asyncio.gather(*self._returning)
         for way, talker in enumerate(self._talkers):
             if talker.leaving:
                 continue  # se iba ya, y no llegó a entrar quien ocupaba su sitio

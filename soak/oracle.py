@@ -73,6 +73,12 @@ class Oracle:
         if self.owed:
             raise WrongReply(f"conexión {self.connection}: perdidas {self.owed} respuestas")
 
+    def cut(self) -> None:
+        """El servidor murió. ``WrongReply`` si lo que llegó a medias no es el principio de lo que debía."""
+        due = reply(self.connection, self.received) if self.received < self.sent else f"{FAREWELL}\n".encode()
+        if self.partial and (not self.owed or not due.startswith(self.partial)):
+            raise WrongReply(f"conexión {self.connection}: cortada en {self.partial[:80]!r}, que nadie pidió")
+
     def _judge(self, line: bytes) -> None:
         if self.received < self.sent and line == reply(self.connection, self.received):
             self.received += 1

@@ -53,6 +53,20 @@ class Scale:
     """De cada clase de cabecera: entre todas, miles, y segundos."""
     proxied_late: int = 200
     net_connections: int = 20
+    arrivals: float = 50.0
+    """Conversaciones por segundo que llegan y se van mientras a los procesos les pasa algo: alguna estará a medias."""
+    kill_seconds: float = 300.0
+    kill_every: float = 2.0
+    """Entre dos muertes: lo bastante para que el repuesto sirva y se llene, y morirá otra vez."""
+    worker_timeout: float = 10.0
+    """Lo de siempre (limits.py, worker_timeout)."""
+    reloads: int = 100
+    reload_every: float = 0.5
+    """Entre dos recargas: que en cada una haya conversaciones llegando y yéndose."""
+    long_talks: int = 10
+    """Conversaciones que duran desde la primera recarga hasta la última."""
+    failing_seconds: float = 60.0
+    """Lo que pasa sin que un proceso consiga empezar: un minuto, que es como se dice la cifra."""
 
 
 FULL = Scale()
@@ -87,5 +101,12 @@ QUICK = Scale(
     proxied=5,
     proxied_late=5,
     net_connections=4,
+    kill_seconds=0.8,
+    kill_every=0.4,
+    worker_timeout=0.8,
+    reloads=9,
+    reload_every=0.05,
+    long_talks=3,
+    failing_seconds=0.3,
 )
 """Segundos, y no minutos: que cada escenario funciona, no cuánto da."""

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from benchmarks.run import cpu_seconds, environment, resident
+from benchmarks.run import cpu_seconds, environment, process_tree, resident
 from benchmarks.servers import ours
 
 from .results import Failed, Unavailable
@@ -53,31 +53,32 @@ def need_descriptors(count: int) -> None:
         raise Unavailable(f"el límite de descriptores es {most} y hacen falta {count}")
 
 
-_ONCE = 2  # descriptores que se abren una sola vez, con la primera conversación
+_ONCE = 2  # descriptores que cada proceso abre una sola vez, con su primera conversación
 _LISTENING = 10  # TCP_LISTEN, en include/net/tcp_states.h de Linux
 
 
 @dataclass(frozen=True)
 class TcpLine:
-    """Una línea de ``/proc/net/tcp`` (proc(5)): puertos, estado, y bytes sin acusar y sin leer."""
+    """Una línea de ``/proc/net/tcp`` (proc(5)): puertos, estado, bytes sin acusar y sin leer, y número del socket."""
 
     local: int
     remote: int
     state: int
     unacknowledged: int
     unread: int
+    inode: int
 
     @classmethod
     def parse(cls, row: str) -> TcpLine:
-        """De ``sl local remota estado tx:rx ...``, en hexadecimal."""
-        _, local, remote, state, queues, *_ = row.split()
+        """De ``sl local remota estado tx:rx reloj reintentos uid plazo socket ...``, casi todo en hexadecimal."""
+        _, local, remote, state, queues, _, _, _, _, inode, *_ = row.split()
         unacknowledged, unread = queues.split(":")
-        values = local.rpartition(":")[2], remote.rpartition(":")[2], state, unacknowledged, unread
-        return cls(*(int(value, 16) for value in values))
+        ports = [int(place.rpartition(":")[2], 16) for place in (local, remote)]
+        return cls(ports[0], ports[1], int(state, 16), int(unacknowledged, 16), int(unread, 16), int(inode))
 
 
 class Running:
-    """Un servidor en marcha. ``output`` está vacía si su salida se llevó a otra parte."""
+    """Un servidor en marcha, de uno o de varios procesos. ``output`` está vacía si su salida se llevó a otra parte."""
 
     def __init__(self, process: subprocess.Popen[bytes], host: str, out: IO[bytes] | None, errors: IO[bytes]) -> None:
         self.process = process
@@ -87,6 +88,7 @@ class Running:
         self._out = out
         self._errors = errors
         self._descriptors = self._connections = 0
+        self._killed = False
 
     @property
     def output(self) -> str:
@@ -99,18 +101,31 @@ class Running:
         return _content(self._errors)
 
     @property
+    def workers(self) -> list[int]:
+        """Los procesos que sirven, si son varios: sus hijos."""
+        return process_tree(self.pid)[1:]
+
+    @property
     def descriptors(self) -> int:
-        """Cuántos descriptores tiene abiertos."""
-        return len(os.listdir(f"/proc/{self.pid}/fd"))
+        """Cuántos descriptores tienen abiertos todos sus procesos."""
+        return sum(len(open_files(pid)) for pid in process_tree(self.pid))
 
     @property
     def connections(self) -> int:
         """Cuántos de ellos son sockets."""
-        count = 0
-        for link in Path(f"/proc/{self.pid}/fd").iterdir():
-            with contextlib.suppress(OSError):  # se cerró mientras se miraba
-                count += os.readlink(link).startswith("socket:")
-        return count
+        return sum(link.startswith("socket:") for pid in process_tree(self.pid) for link in open_files(pid))
+
+    def held_by(self, pid: int) -> set[int]:
+        """Los puertos de los clientes cuyas conexiones tiene el proceso ``pid``."""
+        own = set(open_files(pid))
+        return {line.remote for line in self.sockets() if f"socket:[{line.inode}]" in own and line.remote}
+
+    def output_from(self, position: int) -> bytes:
+        """Lo que lleva escrito en su salida desde ese byte."""
+        assert self._out
+        with Path(self._out.name).open("rb") as file:
+            file.seek(position)
+            return file.read()
 
     def rest(self) -> None:
         """Ahora está en reposo: es como debe quedar, para ``settled``."""
@@ -118,7 +133,7 @@ class Running:
 
     @property
     def memory(self) -> int:
-        """Su memoria residente, en bytes."""
+        """La memoria residente de todos sus procesos, en bytes."""
         return resident(self.pid)
 
     @property
@@ -141,7 +156,7 @@ class Running:
             if port:
                 self.port = port
                 return any(line.local == port and line.state == _LISTENING for line in self.sockets())
-            match = re.search(r"escuchando.*?:(\d+)\D*$", self.output, re.MULTILINE)
+            match = re.search(r"escuchando.*:(\d+)\D", self.output)
             self.port = int(match[1]) if match else 0
             return bool(match)
 
@@ -154,10 +169,23 @@ class Running:
 
     def settled(self) -> float:
         """Espera a que tenga los descriptores que tenía en reposo; devuelve cuántos segundos tardó."""
-        return until(
-            lambda: self.connections <= self._connections and self.descriptors <= self._descriptors + _ONCE,
-            f"que los descriptores, de {self.descriptors}, vuelvan a {self._descriptors}",
-        )
+
+        def back() -> bool:
+            once = _ONCE * len(process_tree(self.pid))
+            return self.connections <= self._connections and self.descriptors <= self._descriptors + once
+
+        return until(back, f"que los descriptores, de {self.descriptors}, vuelvan a {self._descriptors}")
+
+    def kill(self) -> None:
+        """Lo mata, a él y a ninguno de sus hijos: que muera así no es un fallo."""
+        self._killed = True
+        self.process.kill()
+        self.process.wait()
+
+    @property
+    def died(self) -> bool:
+        """Si acabó como no debe."""
+        return not self._killed and self.process.returncode not in (0, 1)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, float]:
         """Le pide que se detenga: ``(código de salida, milisegundos que tardó)``."""
@@ -180,6 +208,16 @@ class Running:
                 raise Failed(f"el servidor escribió: {text[match.start() :][:400]!r}")
 
 
+def open_files(pid: int) -> list[str]:
+    """A qué apunta cada descriptor de ese proceso; ninguno si ya no está."""
+    links = []
+    with contextlib.suppress(OSError):
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):  # se cerró mientras se miraba
+                links.append(os.readlink(link))
+    return links
+
+
 def _content(file: IO[bytes]) -> str:
     return Path(file.name).read_text(encoding="utf-8", errors="replace")
 
@@ -192,11 +230,13 @@ def serving(
     prefix: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
     stdout: int | IO[bytes] | None = None,
+    cwd: Path | None = None,
 ) -> Iterator[Running]:
     """El servidor en marcha con ``options``. Al acabar comprueba que no quedó nada y lo para, a él y a nadie más.
 
     ``prefix``: lo que va delante de su orden (otro espacio de nombres). ``stdout``: dónde escribe; sin decirlo, en un
-    fichero que se puede leer. Errores: ``Failed`` si no arranca, si al final no suelta lo que tomó, o si no acaba bien.
+    fichero que se puede leer. ``cwd``: en qué carpeta. Errores: ``Failed`` si no arranca, si al final no suelta lo que
+    tomó, o si no acaba bien.
     """
     raise_descriptors()
     with (
@@ -211,6 +251,7 @@ def serving(
                 stdout=own_out if stdout is None else stdout,
                 stderr=own_errors,
                 env={**environment(), "LANG": "C.UTF-8", **(env or {})},
+                cwd=cwd,
             )
         running = Running(process, host, out if stdout is None else None, errors)
         try:
@@ -222,7 +263,7 @@ def serving(
                 code, _ = running.stop()
                 if code:
                     raise Failed(f"el servidor acabó con código {code}: {running.errors.strip()[-400:]}")
-            elif process.returncode not in (0, 1):
+            elif running.died:
                 raise Failed(f"el servidor murió con código {process.returncode}: {running.errors.strip()[-400:]}")
             running.check()
         finally:

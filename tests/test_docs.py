@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from comunicacion_tcp.cli.server import _read as read
 from comunicacion_tcp.limits import Limits
 from comunicacion_tcp.protocol import ServerProtocol
 from soak.scenarios import SCENARIOS
@@ -88,6 +89,10 @@ def test_every_command_shown_is_run_by_a_test() -> None:
         "python3 Cliente_TCP.py --json hola": "aquí mismo",
         "python3 Cliente_TCP.py --repetir 3 --intervalo 0 hola": "aquí mismo",
         "python3 Servidor_TCP.py --servicio examples.palabras:responder": "test_examples.py",
+        "python3 Servidor_TCP.py --procesos auto": "cli/test_processes.py",
+        "python3 Servidor_TCP.py --host 0.0.0.0 --proxy-de 10.0.0.1": "cli/test_proxy.py, con 127.0.0.1",
+        "entorno/bin/python -m pip install '.[metricas]'": "test_packaging.py, sin red",
+        "entorno/bin/servidor-tcp --metricas localhost:9100": "cli/test_metrics.py, en un puerto libre",
         "source entorno/share/bash-completion/completions/cliente-tcp": "test_share.py y test_packaging.py",
         "entorno/bin/python -m pip install '.[interactivo]'": "test_packaging.py, sin red",
         "python3 -m venv entorno": "test_packaging.py",
@@ -211,7 +216,7 @@ def test_a_failure_looks_as_shown(tmp_path: Path) -> None:
 def test_every_promise_of_reliability_names_what_tests_it() -> None:
     page = (ROOT / "docs" / "fiabilidad.md").read_text(encoding="utf-8").partition("## Dónde se prueba cada cosa")[2]
     rows = re.findall(r"^\| (\d+) \| (.*) \| (.*) \|$", page, re.MULTILINE)
-    assert [int(number) for number, _, _ in rows] == [*range(1, 32), 36]
+    assert [int(number) for number, _, _ in rows] == list(range(1, 37))
     keys = {scenario.key: scenario.row for scenario in SCENARIOS}
     for number, _, places in rows:
         for place in places.split("; "):
@@ -223,3 +228,25 @@ def test_every_promise_of_reliability_names_what_tests_it() -> None:
                 else:
                     assert f"def {name}(" in (ROOT / where).read_text(encoding="utf-8")
     assert not keys  # y ningún escenario se queda sin su fila
+
+
+# -- varios procesos ----------------------------------------------------------------------------------------
+
+
+def test_the_file_of_options_shown_is_one(tmp_path: Path) -> None:
+    (shown,) = blocks("docs/procesos.md", "text")
+    path = tmp_path / "servidor-tcp.conf"
+    path.write_text(shown, encoding="utf-8")
+    options, limits = read(["--configuracion", str(path)], None)
+    assert (options.puerto, options.procesos, options.registro, limits.max_connections) == (7000, "auto", "fecha", 5000)
+
+
+def test_the_page_of_the_processes_names_what_is_told() -> None:
+    page = (ROOT / "docs/procesos.md").read_text(encoding="utf-8")
+    source = (ROOT / "comunicacion_tcp/cli/processes.py").read_text(encoding="utf-8")
+    told = set(re.findall(r'self\._tell\(\s*[\w ]+, "(\w+)"', source)) | {"listening", "stopped"}
+    assert len(told) > 10
+    listed = page.partition("## Lo que se cuenta")[2]
+    assert told <= set(re.findall(r"`(\w+)`", listed))
+    for number in (f"{Limits().worker_timeout:g}", f"{Limits().handover:g}"):
+        assert f"({number})" in page

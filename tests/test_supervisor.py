@@ -1,16 +1,21 @@
-"""El puesto de un hijo: cómo habla con su padre. Lo demás, con procesos de verdad, en ``cli/test_processes.py``."""
+"""El puesto de un hijo: cómo habla con su padre; y qué hace este antes de tenerlo. Lo demás, con procesos de verdad, en
+``cli/test_processes.py``."""
 
 from __future__ import annotations
 
 import asyncio
 import faulthandler
+import gc
+import os
 import socket
+import weakref
 from collections.abc import Iterator
 
 import pytest
 
-from comunicacion_tcp.supervision import CUT, DRAIN, RETIRE, Fork
-from comunicacion_tcp.supervisor import Seat
+from comunicacion_tcp.limits import DEFAULT_LIMITS
+from comunicacion_tcp.supervision import CUT, DRAIN, RETIRE, Fork, Supervision, Watcher
+from comunicacion_tcp.supervisor import Seat, Supervisor
 
 from .support.loops import run_loop
 from .support.waiting import PATIENCE
@@ -88,3 +93,24 @@ def test_a_parent_that_does_not_read_or_left_stops_nobody(parent: socket.socket)
         seats[parent].ready()
     parent.close()
     seats[parent].ready()
+
+
+class Ring:
+    """Algo que se señala a sí mismo: solo lo suelta el recolector."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def test_garbage_is_not_set_aside_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    ring = weakref.ref(Ring())
+    left: list[Ring | None] = []
+
+    def no_more_processes() -> int:
+        raise BlockingIOError
+
+    monkeypatch.setattr(gc, "freeze", lambda: left.append(ring()))
+    monkeypatch.setattr(os, "fork", no_more_processes)
+    supervisor = Supervisor(Supervision(1, DEFAULT_LIMITS, Watcher()), lambda: None, lambda: None)
+    assert supervisor._fork(Fork()) is None
+    assert left == [None]

@@ -121,6 +121,7 @@ def try_units(podman: Podman, folder: Path) -> None:
 
 def _try_units(run: Callable[[str], str]) -> None:
     wait_until(lambda: run("systemctl is-system-running || true") in ("running", "degraded"), "que systemd arranque")
+    run("mount --make-rshared /")  # en una máquina lo hace systemd; en un contenedor no, y LoadCredential= lo necesita
 
     def show(name: str) -> str:
         return run(f"systemctl show --property={name} --value servidor-tcp")
