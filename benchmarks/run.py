@@ -112,7 +112,7 @@ def serving(server: Competitor, cpus: Cpus) -> Iterator[tuple[int, int]]:
     try:
         assert process.stdout
         line = process.stdout.readline().decode()
-        match = re.search(r"(\d+)(, con \d+ procesos?)?\D*$", line)
+        match = re.search(r"(\d+)(, con \d+ procesos? \(padre: \d+\))?\D*$", line)
         if not match:
             raise RuntimeError(f"{server.name} no arrancó: {line!r}")
         # Lo que imprima después (una línea por cliente, el nuestro) se tira como lo tiraría una terminal oculta.

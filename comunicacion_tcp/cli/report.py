@@ -243,9 +243,11 @@ def tell_measuring(tell: Tell, addresses: list[Peer]) -> None:
 
 
 def tell_listening(tell: Tell, addresses: list[Peer], *, usual: bool, encrypted: bool, processes: int = 0) -> None:
-    """Se escucha en ``addresses``. ``usual``: si es donde siempre. ``processes``: cuántos procesos, si los hay."""
+    """Se escucha en ``addresses``. ``usual``: si es donde siempre. ``processes``: cuántos procesos, si los hay, y este
+    es su padre: se dice su número, que es a quien se le mandan las señales."""
     where = "" if usual else " en " + " y ".join(format_address(*address) for address in addresses)
-    crowd = f", con {processes} procesos" if processes > 1 else ", con 1 proceso" if processes else ""
+    parent = f" (padre: {os.getpid()})"
+    crowd = f", con {processes} procesos{parent}" if processes > 1 else f", con 1 proceso{parent}" if processes else ""
     fields: dict[str, Any] = {"addresses": addresses}
     if processes:
         fields["processes"] = processes

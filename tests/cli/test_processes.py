@@ -93,7 +93,8 @@ def test_they_all_serve_the_same_and_one_line_says_so(tmp_path: Path) -> None:
     write(tmp_path / "mio.py", WHO)
     with serving("--servicio", "mio:f", processes=3, cwd=tmp_path) as (server, port):
         everybody(port, 3)
-        assert server.output.startswith(f"Servidor escuchando en 127.0.0.1:{port}, con 3 procesos...\n")
+        crowd = f"con 3 procesos (padre: {server.process.pid})"  # a él van SIGHUP y SIGTERM
+        assert server.output.startswith(f"Servidor escuchando en 127.0.0.1:{port}, {crowd}...\n")
         ends(server)
         assert server.output.endswith("Servidor detenido.\n")
         assert server.output.count("Servidor") == 2
@@ -146,7 +147,7 @@ def test_the_lines_of_several_do_not_mix_in_a_pipe() -> None:
 def test_a_unix_socket_lives_as_long_as_the_parent(tmp_path: Path) -> None:
     path = tmp_path / "s"
     with Program([*SERVER, "--host", f"unix:{path}", "--procesos", "2"]) as server:
-        server.wait_for("con 2 procesos...")
+        server.wait_for("con 2 procesos")
         victim = min(children(server))
         os.kill(victim, signal.SIGTERM)
         wait_until(lambda: victim not in children(server) and len(children(server)) == 2)
@@ -482,7 +483,7 @@ def test_when_its_terminal_is_closed_it_ends_unless_it_was_asked_not_to(before: 
         os.close(slave)
         wait_until(lambda: len(children_of(process.pid)) == 2)
         said = b""
-        while b"procesos..." not in said:
+        while b"procesos" not in said:
             said += os.read(master, 65536)
         workers = children_of(process.pid)
         os.close(master)

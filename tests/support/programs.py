@@ -130,7 +130,7 @@ class Program:
     def port(self) -> int:
         """El puerto en que dijo que escucha; espera a que lo diga."""
         self.wait_for("...\n" if self._master < 0 else "...\r\n")
-        match = re.search(r"Servidor escuchando en .*:(\d+)(?:, con \d+ procesos?)?\.\.\.", self.output)
+        match = re.search(r"Servidor escuchando en .*:(\d+)(?:, con \d+ procesos? \(padre: \d+\))?\.\.\.", self.output)
         assert match, self.output
         return int(match[1])
 
