@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from ..metrics import MetricsServer
 
 _MISSING = (
-    "--metricas necesita prometheus-client, que no está instalado. Instálalo con «pip install "
-    "'comunicacion-tcp[metricas]'», o solo: «pip install prometheus-client»."
+    "--metricas necesita prometheus-client, que no está instalado. En el mismo entorno, «pip install "
+    "prometheus-client»; o desde una copia del repositorio, «pip install '.[metricas]'»."
 )
 _NO_THREAD = "El sistema no deja crear el hilo que da las métricas. Sube el límite de procesos con «ulimit -u»."
 

@@ -139,7 +139,7 @@ def test_the_environment_asks_for_it_too() -> None:
 
 def test_without_the_extra_it_says_what_to_install() -> None:
     done = run([*SERVER, "--puerto", "0", "--metricas", "127.0.0.1:0"], env=without_the_extra())
-    fails(done, 1, "prometheus-client", "pip install 'comunicacion-tcp[metricas]'")
+    fails(done, 1, "prometheus-client", "pip install prometheus-client", "pip install '.[metricas]'")
 
 
 def test_without_the_extra_everything_else_works() -> None:
