@@ -267,8 +267,9 @@ def test_every_command_of_the_page_is_of_a_test() -> None:
     assert others == [
         "servidor-tcp --host 0.0.0.0 --proxy-de 10.0.0.1",
         "haproxy -c -f /etc/haproxy/haproxy.cfg",
+        "systemctl reload haproxy",
         "install -m 600 /dev/null /etc/haproxy/mensajes.pem",
-        "cat cert.pem clave.pem > /etc/haproxy/mensajes.pem",
+        "(umask 077; cat cert.pem clave.pem > /etc/haproxy/mensajes.pem)",
         "haproxy -f haproxy.cfg -f tls.cfg",
         "haproxy -f haproxy.cfg -f tls-de-paso.cfg",
     ]
