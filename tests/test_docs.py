@@ -177,7 +177,7 @@ def test_the_map_of_the_code_is_the_code() -> None:
     [
         *("README.md", "README.en.md", "CONTRIBUTING.md", "examples/README.md"),
         *("docs/protocolo.md", "docs/fiabilidad.md", "docs/servicios.md", "docs/pruebas.md"),
-        *("docs/biblioteca.md", "deploy/haproxy/README.md"),
+        *("docs/biblioteca.md", "docs/procesos.md", "docs/escalado.md", "docs/rendimiento.md", "SECURITY.md"),
     ],
 )
 def test_links_lead_somewhere(page: str) -> None:
