@@ -31,7 +31,7 @@ MOST_FAILURES = 5  # intentos seguidos de que empiece el primero: con más, solo
 YOUNG = 1.0  # segundos: quien muere antes de llevar sirviendo esto morirá otra vez, y reponerlo ya sería no parar
 _FIRST_DELAY = 0.1  # segundos hasta el segundo intento; cada uno espera el doble que el anterior
 _LONGEST_DELAY = 30.0  # y como mucho esto: quien arregla lo que falla no espera más a que se note
-_TURN = 1.0  # segundos entre dos miradas, como mucho
+TURN = 1.0  # segundos entre dos miradas, como mucho
 
 STARTING, SERVING, RETIRING, CLOSING, KILLED = "empezando", "sirviendo", "yéndose", "cerrando", "muerto"
 
@@ -237,7 +237,7 @@ class Supervision:
 
     def step(self, now: float) -> list[Action]:
         """Lo que hay que hacer. De cada ``Fork`` hay que contar ``forked`` o ``not_forked`` antes de volver."""
-        if self._looked is not None and now - self._looked > _TURN + self._limits.worker_timeout / 2:
+        if self._looked is not None and now - self._looked > TURN + self._limits.worker_timeout / 2:
             # Quien no ha mirado somos nosotros (Ctrl-Z, la máquina dormida): lo que dijeran está por leer.
             for worker in self._workers.values():
                 worker.heard = now
@@ -256,8 +256,8 @@ class Supervision:
     def pause(self, now: float) -> float:
         """Segundos que se puede esperar, como mucho, hasta volver a llamar a ``step``."""
         if self._retry_at > now:
-            return min(_TURN, self._retry_at - now)
-        return _TURN
+            return min(TURN, self._retry_at - now)
+        return TURN
 
     # -- por dentro -----------------------------------------------------------------------------------------
 

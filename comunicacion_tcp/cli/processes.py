@@ -19,7 +19,7 @@ from ..descriptors import raise_limit
 from ..errors import BadSocket, NetworkError
 from ..listener import address_of, adopt_sockets, file_of, open_sockets, remove_file
 from ..processors import available
-from ..supervision import Supervision, Watcher
+from ..supervision import TURN, Supervision, Watcher
 from ..supervisor import Helper, Seat, Supervisor
 from .log import LEVELS, Log, lines_lost, logging_to
 from .metrics import CannotMeasure, open_metrics
@@ -29,8 +29,6 @@ from .sentences import bad_socket, listening_failed
 from .serving import AUTO, FAILED, OK, Launch, Post, formatter_of, is_usual_place
 from .terminal import complain, is_terminal
 from .under_systemd import Manager, manager
-
-_TURN = 1.0  # segundos: lo más que pasa entre dos vueltas (supervision.py)
 
 TYPE_CHECKING = False  # como la de typing, sin pagar su importación
 if TYPE_CHECKING:
@@ -159,7 +157,7 @@ class _Fleet(Watcher):
         now = time.monotonic()
         if now >= self._next_watchdog:
             # Una vuelta antes: a la siguiente ya sería tarde.
-            self._next_watchdog = now + self._notifier.watchdog_interval - _TURN
+            self._next_watchdog = now + self._notifier.watchdog_interval - TURN
             self._notifier.watchdog()
         serving = self._supervision.serving
         status = f"Sirven {serving} procesos." if serving != 1 else "Sirve 1 proceso."
