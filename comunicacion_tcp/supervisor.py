@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import faulthandler
 import gc
 import os
+import select
 import selectors
 import signal
 import socket
@@ -22,6 +22,9 @@ import time
 from collections.abc import Callable
 
 from .supervision import CUT, DRAIN, RETIRE, Action, Fork, Kill, Order, Supervision
+
+with contextlib.suppress(ImportError):  # Windows, donde tampoco hay fork
+    import fcntl
 
 CAN_FORK = hasattr(os, "fork")
 _READY, _ALIVE = b"l", b"v"  # lo que dice un hijo: que está listo, y que vive
@@ -42,12 +45,33 @@ class Seat:
     def __init__(self, fork: Fork, channel: socket.socket) -> None:
         self.generation, self.row, self.first = fork.generation, fork.row, fork.first
         self._channel = channel
-        self._last_wait = 0.0
+        self._patience = _BEAT  # hasta que atienda no tiene nada que responder
+        self._orphan = False
+
+    def fear_orphanhood(self) -> None:
+        """Desde ahora, si el padre ha muerto y el bucle no gira, el sistema mata a este proceso: nadie más podría, y se
+        quedaría con el puerto. Avisa el canal (SIGIO, fcntl(2)) y no un plazo que corra mientras el padre vive: ese
+        vencería para todos al volver de Ctrl-Z, o de una máquina parada."""
+        signal.signal(signal.SIGIO, lambda *_: self._look_for_parent())
+        fcntl.fcntl(self._channel, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(self._channel, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)
+        self._look_for_parent()  # pudo morir antes
+
+    def _look_for_parent(self) -> None:
+        end = select.poll()
+        end.register(self._channel, 0)  # sin pedir nada, solo dice si el otro lado está cerrado
+        if end.poll(0):
+            self._orphan = True
+            self._live_a_little()
+
+    def _live_a_little(self) -> None:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, self._patience)
 
     def attend(self, loop: asyncio.AbstractEventLoop, obey: Callable[[str], None], patience: float) -> None:
         """Desde ahora da señales de vida mientras ``loop`` gire, y pasa a ``obey`` cada orden (``RETIRE``, ``DRAIN`` o
         ``CUT``); si el padre muere, ``DRAIN``. ``patience``: segundos que el padre espera una señal."""
-        self._last_wait = 2 * patience
+        self._patience = patience
         self._beat(loop, min(_BEAT, patience / 4))
 
         def listen() -> None:
@@ -71,9 +95,8 @@ class Seat:
 
     def _beat(self, loop: asyncio.AbstractEventLoop, every: float) -> None:
         self._say(_ALIVE)
-        # Si el padre ha muerto y el servicio no deja girar al bucle, nadie más puede acabar con este proceso: lo hace
-        # un hilo de C, al que se le pide otra vez cada vez que el bucle gira.
-        faulthandler.dump_traceback_later(self._last_wait, exit=True, file=_nowhere())
+        if self._orphan:
+            self._live_a_little()
         loop.call_later(every, self._beat, loop, every)
 
     def _say(self, word: bytes) -> None:
@@ -104,7 +127,8 @@ class Supervisor:
         self._turn = turn
         self._channels: dict[int, socket.socket] = {}
         self._selector = selectors.DefaultSelector()
-        self._had_terminal = _has_terminal()
+        # A quien ya ignoraba SIGHUP (nohup) que se cierre la terminal le da igual.
+        self._had_terminal = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN and _has_terminal()
         self._helped = helped
         self._helper = 0  # su número, si vive
         self._next_helper = 0.0  # hasta entonces no se pone otro
@@ -112,11 +136,8 @@ class Supervisor:
     def run(self) -> int | Seat | Helper:
         """Crea los procesos y los vigila. Vuelve una vez en el padre, cuando todo ha acabado, con el código de salida;
         y una vez en cada hijo, con su ``Seat`` (o ``Helper``)."""
-        awake, alarm = socket.socketpair()
-        for end in (awake, alarm):
-            end.setblocking(False)
-        self._selector.register(awake, selectors.EVENT_READ)
-        with _Signals(alarm):
+        with _Signals() as signals:
+            self._selector.register(signals.awake, selectors.EVENT_READ)
             try:
                 while self._supervision.exit_code is None:
                     for action in self._supervision.step(time.monotonic()):
@@ -128,30 +149,33 @@ class Supervisor:
                         return helper
                     self._turn()
                     if self._supervision.exit_code is None:
-                        self._wait(awake)
+                        self._wait(signals)
                 self._end_helper()
                 return self._supervision.exit_code
             finally:  # en el padre y en el hijo: nada de esto es suyo
                 self._selector.close()
-                for sock in (awake, alarm, *self._channels.values()):
-                    sock.close()
+                for channel in self._channels.values():
+                    channel.close()
 
     # -- por dentro -----------------------------------------------------------------------------------------
 
-    def _wait(self, awake: socket.socket) -> None:
+    def _wait(self, signals: _Signals) -> None:
         for key, _ in self._selector.select(self._supervision.pause(time.monotonic())):
-            if key.data is None:
-                for number in awake.recv(_READ):
-                    self._signalled(number)
-            else:
+            if key.data is not None:
                 self._hear(key.data)
+        self._obey(signals.take())
         self._reap()
 
-    def _signalled(self, number: int) -> None:
-        if number in _STOP or (number == signal.SIGHUP and self._had_terminal and not _has_terminal()):
-            self._supervision.stop()  # SIGHUP sin terminal: la cerraron
-        elif number == signal.SIGHUP and not self._supervision.stopping:
-            self._reload()
+    def _obey(self, numbers: list[int]) -> None:
+        for number in numbers:
+            if number in _STOP:
+                self._supervision.stop()
+        # Muchos seguidos quieren lo mismo que uno. Y al cerrarse la terminal pueden llegar dos: no son dos prisas.
+        if signal.SIGHUP in numbers and not self._supervision.stopping:
+            if self._had_terminal and not _has_terminal():
+                self._supervision.stop()
+            else:
+                self._reload()
 
     def _hear(self, pid: int) -> None:
         channel = self._channels[pid]
@@ -204,26 +228,34 @@ class Supervisor:
             return None
         pid, channel = born
         if not pid:
-            return Seat(fork, channel)
+            seat = Seat(fork, channel)
+            seat.fear_orphanhood()
+            return seat
         self._supervision.forked(pid, fork, time.monotonic())
         return None
 
     def _bear(self) -> tuple[int, socket.socket] | None:
         """Nace un proceso: su número (en él, 0) y con qué se habla con el otro; ``None`` si el sistema no da más."""
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError:  # ni descriptores
+            return None
         for end in (ours, theirs):
             end.setblocking(False)
         gc.collect()  # primero la basura, que apartada se quedaría para siempre (25 KB por recarga: make soak, reloads)
         gc.freeze()  # lo que hay ya no lo mira el recolector, que escribiría en cada página que el hijo comparte
+        _Signals.hold()
         try:
             pid = os.fork()
         except OSError:
+            _Signals.release()
             ours.close()
             theirs.close()
             return None
         if not pid:
             ours.close()
             return 0, theirs
+        _Signals.release()
         theirs.close()
         self._channels[pid] = ours
         self._selector.register(ours, selectors.EVENT_READ, pid)
@@ -247,17 +279,43 @@ class Supervisor:
 
 
 class _Signals:
-    """Mientras dura, cada señal es un byte en ``alarm``. Después, en el padre, no hace nada: ya se acaba; y en un hijo
-    las de la terminal son cosa del padre, y a quien aún no sirve SIGTERM lo mata."""
+    """Mientras dura, ``take()`` da las señales que han llegado, y ``awake`` se puede leer cuando hay alguna. Después,
+    en el padre, no hacen nada: ya se acaba; y en un hijo las de la terminal son cosa del padre, y a quien aún no sirve
+    SIGTERM lo mata."""
 
-    def __init__(self, alarm: socket.socket) -> None:
-        self._alarm = alarm
+    _HEARD = (*_STOP, *(getattr(signal, name) for name in ("SIGHUP", "SIGCHLD") if CAN_FORK))
+
+    def __init__(self) -> None:
+        self.awake, self._alarm = socket.socketpair()
+        for end in (self.awake, self._alarm):
+            end.setblocking(False)
+        self._arrived: list[int] = []
         self._parent = os.getpid()
 
-    def __enter__(self) -> None:
+    def take(self) -> list[int]:
+        """Las que han llegado desde la última vez. En los bytes de ``awake`` no se mira cuáles: si no se leen a tiempo,
+        no caben todos."""
+        with contextlib.suppress(BlockingIOError):
+            self.awake.recv(_READ)
+        arrived, self._arrived = self._arrived, []
+        return arrived
+
+    @classmethod
+    def hold(cls) -> None:
+        """Desde ahora esperan: entre que nace un hijo y deja de oír las de su padre, una para él le llegaría al otro
+        (con Ctrl-C, dos)."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, cls._HEARD)
+
+    @classmethod
+    def release(cls) -> None:
+        """Ya no esperan."""
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, cls._HEARD)
+
+    def __enter__(self) -> _Signals:
         signal.set_wakeup_fd(self._alarm.fileno(), warn_on_full_buffer=False)
-        for number in (*_STOP, signal.SIGHUP, signal.SIGCHLD):
-            signal.signal(number, lambda *_: None)
+        for number in self._HEARD:
+            signal.signal(number, lambda number, _: self._arrived.append(number))
+        return self
 
     def __exit__(self, *_: object) -> None:
         signal.set_wakeup_fd(-1)
@@ -266,6 +324,9 @@ class _Signals:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL if child else signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self.release()
+        self.awake.close()
+        self._alarm.close()
 
 
 def _has_terminal() -> bool:
@@ -275,14 +336,3 @@ def _has_terminal() -> bool:
     except OSError:
         return False
     return True
-
-
-def _nowhere() -> int:
-    """Un descriptor en que lo escrito se pierde; siempre el mismo."""
-    global _nowhere_fd
-    if _nowhere_fd < 0:
-        _nowhere_fd = os.open(os.devnull, os.O_WRONLY)
-    return _nowhere_fd
-
-
-_nowhere_fd = -1

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import faulthandler
 import gc
 import os
 import socket
@@ -31,7 +30,6 @@ def parent() -> Iterator[socket.socket]:
     theirs.setblocking(False)
     seats[ours] = Seat(Fork(generation=3, row=2, first=True), theirs)
     yield ours
-    faulthandler.cancel_dump_traceback_later()
     seats.pop(ours)
     ours.close()
     theirs.close()

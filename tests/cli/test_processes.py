@@ -12,6 +12,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -237,6 +238,24 @@ def test_one_whose_service_never_gives_the_loop_back_is_replaced(tmp_path: Path)
             assert ask(other, "hola") == "hola"
 
 
+def test_coming_back_from_a_long_stop_nobody_dies() -> None:
+    with serving("--plazo-proceso", "1") as (server, port), connect(port) as sock:
+        assert ask(sock, "hola") == "HOLA"
+        everyone = [server.process.pid, *children(server)]
+        for pid in everyone:
+            os.kill(pid, signal.SIGSTOP)
+        wait_until(lambda: all(state(pid) == "T" for pid in everyone))
+        then = time.monotonic()
+        wait_until(lambda: time.monotonic() > then + 3, "que venza cualquier plazo de quien no da señales de vida")
+        for pid in reversed(everyone):
+            os.kill(pid, signal.SIGCONT)
+        assert ask(sock, "sigo") == "SIGO"
+        server.signal(signal.SIGHUP)
+        server.wait_for("Recargado")
+        assert "El proceso" not in server.output
+        ends(server)
+
+
 # -- no empezar ---------------------------------------------------------------------------------------------
 
 
@@ -407,14 +426,37 @@ def test_when_the_parent_is_killed_they_deliver_and_end(tmp_path: Path) -> None:
         assert receive_all(sock) == b"hola\n"
 
 
-def test_when_the_parent_is_killed_not_even_a_stuck_one_stays(tmp_path: Path) -> None:
-    write(tmp_path / "mio.py", "def f(texto):\n    while True: pass")
+@pytest.mark.parametrize(
+    "stuck",
+    ["while True: pass", "time.sleep(1000)", "re.match('(a+)+$', 'a' * 60 + 'b')"],
+    ids=["busy", "asleep", "in C"],
+)
+def test_when_the_parent_is_killed_not_even_a_stuck_one_stays(stuck: str, tmp_path: Path) -> None:
+    write(tmp_path / "mio.py", f"import re, time\ndef f(texto):\n    print('atascado', flush=True)\n    {stuck}")
     options = ("--servicio", "mio:f", "--hilos", "0", "--plazo-proceso", "2")
     with serving(*options, processes=1, cwd=tmp_path) as (server, port), connect(port) as sock:
         sock.sendall(b"hola\n")
-        server.wait_for("Conexión aceptada")
+        wait_until(lambda: "atascado" in server.errors)
         server.signal(signal.SIGKILL)
         assert receive_all(sock) == b""
+
+
+def test_when_the_parent_is_killed_one_that_is_starting_does_not_stay(tmp_path: Path) -> None:
+    write(tmp_path / "mio.py", "import time\nprint('nazco', flush=True)\ntime.sleep(1000)")
+    command = [*SERVER, "--puerto", "0", "--procesos", "2", "--servicio", "mio:f"]
+    with Program(command, cwd=tmp_path) as server:
+        wait_until(lambda: "nazco" in server.output + server.errors)
+        newborn = children(server)
+        server.signal(signal.SIGKILL)
+        wait_until(lambda: not any(map(alive, newborn)), "que no quede ninguno huérfano")
+
+
+def test_no_signal_is_lost_among_many() -> None:
+    with serving(processes=1) as (server, _):
+        for _ in range(3000):
+            server.signal(signal.SIGHUP)
+        ends(server)
+        assert server.output.endswith("Servidor detenido.\n")
 
 
 def test_in_a_terminal_one_interrupt_stops_them_all_well() -> None:
@@ -426,9 +468,14 @@ def test_in_a_terminal_one_interrupt_stops_them_all_well() -> None:
         assert server.output.endswith("Servidor detenido.\r\n")
 
 
-def test_when_its_terminal_is_closed_it_ends() -> None:
+# Lo que hace nohup, sin llevarse la salida a un fichero.
+NOHUP = "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
+
+
+@pytest.mark.parametrize("before", [[], [sys.executable, "-c", NOHUP]], ids=["", "nohup"])
+def test_when_its_terminal_is_closed_it_ends_unless_it_was_asked_not_to(before: list[str]) -> None:
     master, slave = os.openpty()
-    command = [sys.executable, "-c", TAKE_TERMINAL, *SERVER, "--puerto", "0", "--procesos", "2"]
+    command = [sys.executable, "-c", TAKE_TERMINAL, *before, *SERVER, "--puerto", "0", "--procesos", "2"]
     with subprocess.Popen(
         command, stdin=slave, stdout=slave, stderr=slave, env=environment(), start_new_session=True
     ) as process:
@@ -439,6 +486,10 @@ def test_when_its_terminal_is_closed_it_ends() -> None:
             said += os.read(master, 65536)
         workers = children_of(process.pid)
         os.close(master)
+        if before:
+            wait_until(lambda: len(children_of(process.pid) - workers) == 2, "que recargue")
+            workers = children_of(process.pid)
+            process.terminate()
         process.wait(PATIENCE)
         wait_until(lambda: not any(map(alive, workers)))
 
