@@ -454,8 +454,9 @@ class ImpatientConnection(Connection):
         self._server._clocks.idle.stop(self)
 
 
-class DiscreetConnection(Connection):
-    """La de un balanceador que mira si el servidor vive: son muchas y todas iguales, y solo se cuenta lo que va mal."""
+class DiscreetConnection(ImpatientConnection):
+    """La de un balanceador que mira si el servidor vive: son muchas y todas iguales, y solo se cuenta lo que va mal.
+    Si hay plazo para quien calla, también es para él."""
 
     __slots__ = ()
 

@@ -310,6 +310,13 @@ def test_the_questions_of_the_balancer_are_answered_and_not_told(idle: float) ->
         assert running.events.events == []
 
 
+def test_a_balancer_that_asks_nothing_does_not_keep_its_place_for_ever() -> None:
+    with behind(limits=Limits(idle_timeout=0.1)) as running, connect(running.port) as sock:
+        sock.sendall(proxy.local())
+        assert receive_all(sock).startswith(b"ERROR: 0.1 s")
+        assert running.events.events == []
+
+
 def test_what_goes_wrong_with_the_questions_of_the_balancer_is_told() -> None:
     with behind(limits=Limits(max_connections=1)) as running, connect(running.port) as sock:
         sock.sendall(proxy.local() + b"\xff\n")
