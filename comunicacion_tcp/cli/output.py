@@ -9,6 +9,7 @@ Aquí no se sabe qué dicen las líneas (``report.py``) ni qué forma tienen (``
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -24,7 +25,9 @@ _ROOM = 1024 * 1024
 # despierta al hilo 50 veces por segundo. La primera línea tras un rato callado no espera.
 _GATHER = 0.02
 _RETRY = 1.0  # segundos hasta volver a probar con una salida que dio error: un disco lleno se vacía
-_STUCK = 0.2  # segundos que puede durar una escritura que el sistema dijo que no esperaría
+# Segundos que puede durar una escritura que el sistema dijo que no esperaría: entre mirar si una tubería admite algo y
+# escribirlo, otro proceso puede llenarla.
+_STUCK = 0.2
 _FAREWELL = 1.0  # segundos que se espera al acabar a que salga lo último: de sobra si alguien lo lee
 
 
@@ -154,7 +157,9 @@ class CarefulOutput:
     def flush(self) -> None:
         """Escribe lo que falte y quepa."""
         left = memoryview(self._backlog.take())
-        with contextlib.suppress(OSError, ValueError), _not_for_long():
+        if not left:
+            return
+        with contextlib.suppress(OSError, ValueError), not_for_long(_STUCK):
             while left and self._admits():
                 left = left[self._sink(left) or 0 :]
         self._backlog.give_back(bytes(left))
@@ -164,15 +169,14 @@ class CarefulOutput:
 
 
 @contextlib.contextmanager
-def _not_for_long() -> Iterator[None]:
-    """Lo que dure más de ``_STUCK`` acaba en ``TimeoutError``: entre mirar si una tubería admite algo y escribirlo,
-    otro proceso puede llenarla."""
+def not_for_long(seconds: float) -> Iterator[None]:
+    """Lo que dure más de ``seconds`` acaba en ``TimeoutError``. Solo para el hilo principal (SIGALRM)."""
 
     def give_up(*_: object) -> NoReturn:
-        raise TimeoutError
+        raise TimeoutError(errno.ETIME, os.strerror(errno.ETIME))
 
     before = signal.signal(signal.SIGALRM, give_up)
-    timer = signal.setitimer(signal.ITIMER_REAL, _STUCK)
+    timer = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
