@@ -16,7 +16,10 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
+
+with contextlib.suppress(ImportError):  # Windows, donde no hay varios procesos
+    import fcntl
 
 # Caracteres por escribir: unas 20 000 líneas, las de un segundo de un servidor a tope. Una salida atascada no puede
 # quedarse con toda la memoria; lo que no cabe se cuenta, y se dice.
@@ -138,11 +141,12 @@ class Output:
 
 class CarefulOutput:
     """Como ``Output`` y sin hilo: escribe solo si la salida admite algo ya, y lo demás lo guarda para el siguiente
-    ``flush()``. Para quien escribe poco. ``stream``: ``sys.stdout``, que puede ser ``None``."""
+    ``flush()``. Para quien escribe poco. ``stream``: ``sys.stdout``, que puede ser ``None``. ``turn``: el de todos los
+    que escriben en ella."""
 
-    def __init__(self, stream: Any, notice: Callable[[int], str]) -> None:
+    def __init__(self, stream: Any, notice: Callable[[int], str], turn: Turn) -> None:
         self._sink, encoding = sink_of(stream)
-        self._sink = by_lines(self._sink)
+        self._turn = turn
         self._backlog = Backlog(_ROOM, encoding, notice)
         try:
             self._number = stream.fileno()
@@ -159,9 +163,9 @@ class CarefulOutput:
         left = memoryview(self._backlog.take())
         if not left:
             return
-        with contextlib.suppress(OSError, ValueError), not_for_long(_STUCK):
+        with contextlib.suppress(OSError, ValueError), not_for_long(_STUCK), self._turn.taken(wait=False):
             while left and self._admits():
-                left = left[self._sink(left) or 0 :]
+                left = left[self._sink(_some_lines(left)) or 0 :]
         self._backlog.give_back(bytes(left))
 
     def _admits(self) -> bool:
@@ -184,16 +188,65 @@ def not_for_long(seconds: float) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, *timer)
 
 
-def by_lines(sink: Callable[[memoryview], int | None]) -> Callable[[memoryview], int | None]:
-    """``sink``, pero de pocas líneas enteras cada vez: las que el sistema escribe de una en una tubería (PIPE_BUF),
-    para que las de varios procesos no se mezclen."""
+class Turn:
+    """El turno para escribir en una salida que comparten varios procesos: que nadie escriba en mitad de la línea de
+    otro. Hace falta para las más largas de lo que el sistema escribe de una vez en una tubería (PIPE_BUF). Nace antes
+    que los demás procesos; si quien lo tiene muere, el sistema lo suelta."""
+
+    def __init__(self) -> None:
+        self._file: int | IO[bytes] | None = None
+        with contextlib.suppress(OSError):  # sin él se escribe igual: solo se mezclaría lo muy largo
+            self._file = os.memfd_create("turno") if hasattr(os, "memfd_create") else _temporary_file()
+
+    @contextlib.contextmanager
+    def taken(self, *, wait: bool) -> Iterator[None]:
+        """Mientras dura, es nuestro. Sin ``wait``, ``BlockingIOError`` si lo tiene otro."""
+        if self._file is None:
+            yield
+            return
+        fcntl.lockf(self._file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._file, fcntl.LOCK_UN)
+
+
+def _temporary_file() -> IO[bytes]:
+    import tempfile  # solo donde no hay memfd_create
+
+    return tempfile.TemporaryFile()
+
+
+def by_lines(sink: Callable[[memoryview], int | None], turn: Turn) -> Callable[[memoryview], int | None]:
+    """``sink``, pero de pocas líneas enteras cada vez, y en su ``turn``: las de varios procesos no se mezclan."""
 
     def put(data: memoryview) -> int | None:
-        if len(data) > select.PIPE_BUF:
-            data = data[: bytes(data[: select.PIPE_BUF]).rfind(b"\n") + 1 or select.PIPE_BUF]
-        return sink(data)
+        done = 0
+        with turn.taken(wait=True):
+            lines = _some_lines(data)
+            while done < len(lines):
+                try:
+                    written = sink(lines[done:])
+                except OSError:
+                    if done:
+                        break
+                    raise
+                if not written and not done:
+                    return None
+                if not written:  # a mitad de una línea, y no admite más por ahora
+                    time.sleep(_GATHER)
+                done += written or 0
+        return done
 
     return put
+
+
+def _some_lines(data: memoryview) -> memoryview:
+    """Las primeras líneas enteras que caben en ``PIPE_BUF``; si no cabe ni una, esa."""
+    if len(data) <= select.PIPE_BUF:
+        return data
+    fit = bytes(data[: select.PIPE_BUF]).rfind(b"\n") + 1
+    return data[: fit or bytes(data).find(b"\n") + 1 or len(data)]
 
 
 def sink_of(stream: Any) -> tuple[Callable[[memoryview], int | None], str]:

@@ -25,7 +25,7 @@ from ..supervision import TURN, Supervision, Watcher
 from ..supervisor import Helper, Seat, Supervisor
 from .log import LEVELS, lines_lost, logging_to
 from .metrics import CannotMeasure, open_metrics
-from .output import CarefulOutput, not_for_long
+from .output import CarefulOutput, Turn, not_for_long
 from .report import tell_address_ignored, tell_listening, tell_measuring
 from .sentences import bad_socket, listening_failed
 from .serving import AUTO, FAILED, OK, Launch, Post, formatter_of, is_usual_place
@@ -77,7 +77,7 @@ def in_processes(launch: Launch, again: Callable[[], Launch]) -> int | tuple[Lau
             web.release()
         if isinstance(outcome, Seat):
             systemd.notifier.close()  # solo el padre habla con él
-            return fleet.launches[outcome.generation], Post(outcome, sockets, board, lent)
+            return fleet.launches[outcome.generation], Post(outcome, sockets, board, lent, fleet.turn)
     for address, file in files:
         remove_file(address, file)
     return outcome
@@ -115,7 +115,8 @@ class _Fleet(Watcher):
         self._next_watchdog = 0.0
         self._status = ""
         self._stack = stack  # donde queda, hasta el final, lo que hay que deshacer
-        self._output = CarefulOutput(sys.stdout, lambda count: self._formatter.format(lines_lost(count)))
+        self.turn = Turn()
+        self._output = CarefulOutput(sys.stdout, lambda count: self._formatter.format(lines_lost(count)), self.turn)
         self._write_as_asked(launch)
         self._gave_up = False
         self._supervision = Supervision(_wanted(launch), launch.limits, self)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import shlex
 import shutil
 import signal
@@ -141,6 +142,26 @@ def test_the_lines_of_several_do_not_mix_in_a_pipe() -> None:
     assert len(accepted) == 900
     assert set(accepted) <= workers
     assert (start["event"], start["processes"], start["process"]) == ("listening", 3, server.process.pid)
+
+
+def test_not_even_the_longest_lines_of_several_mix_in_a_pipe(tmp_path: Path) -> None:
+    write(tmp_path / "mio.py", "def f(texto): raise ValueError(texto)")
+    options = ("--servicio", "mio:f", "--registro", "json", "--procesos", "4")
+    with Program([*SERVER, "--puerto", "0", *options], cwd=tmp_path) as server:
+        server.wait_for("}\n")
+        port = json.loads(server.output.splitlines()[0])["addresses"][0]["port"]
+        for _ in range(8):
+            crowd = [connect(port) for _ in range(20)]
+            for number, sock in enumerate(crowd):
+                sock.sendall(("\N{GRINNING FACE}" * 600 + f"{number}\nDESCONEXION\n").encode())
+            for sock in crowd:
+                receive_all(sock)
+                sock.close()
+        server.wait_for('"said_goodbye"', times=160)
+        ends(server)
+        assert max(len(line) for line in server.output.splitlines()) > select.PIPE_BUF
+        for line in server.output.splitlines():
+            assert json.loads(line)["level"]
 
 
 def test_a_unix_socket_lives_as_long_as_the_parent(tmp_path: Path) -> None:
