@@ -9,20 +9,21 @@ La vida de un proceso:
     empezando   dice que ya sirve                             sirviendo
     empezando   muere, o tarda ``START_PATIENCE``             otro intento, cada vez más tarde; o se deja
     sirviendo   muere                                         se pone otro: ya, si no era recién nacido
-    sirviendo   calla ``limits.worker_timeout``               se mata, y se pone otro
+    sirviendo   calla ``worker_timeout``                      se mata, y se pone otro
     sirviendo   se recarga, y los nuevos ya sirven todos      yéndose: acaba sus conversaciones
-    yéndose     pasa ``limits.handover``                      cerrando
+    yéndose     pasa ``handover``                             cerrando
     cualquiera  se detiene el servidor                        cerrando: responde lo que tiene y acaba
-    cerrando    pasa ``limits.drain`` y ``END_PATIENCE``      se mata
+    cerrando    pasa ``drain`` y ``END_PATIENCE``             se mata
 
-Una *generación* son los procesos que empezaron con la misma configuración y el mismo servicio. De cada una empieza
-primero uno solo: si el servicio no se deja importar, o el certificado no vale, se sabe por él, y se dice una vez. La
-siguiente sirve junto a la de antes hasta que está completa; si no lo consigue, se queda la de antes.
+Una *generación* son los procesos que empezaron con la misma configuración (también los plazos de arriba) y el mismo
+servicio. De cada una empieza primero uno solo: si el servicio no se deja importar, o el certificado no vale, se sabe
+por él, y se dice una vez. La siguiente sirve junto a la de antes hasta que está completa; si antes muere alguno, o se
+mata, se queda la de antes.
 """
 
 from __future__ import annotations
 
-from .limits import Limits
+from .limits import DEFAULT_LIMITS, Limits
 from .records import Record
 
 START_PATIENCE = 60.0  # segundos desde que un proceso nace hasta que sirve: importar algo muy pesado tarda menos
@@ -65,6 +66,13 @@ class Kill(Record):
 Action = Fork | Order | Kill
 
 
+class _Plan(Record):
+    """Lo que se quiere de una generación: cuántos, y con qué límites."""
+
+    wanted: int = 1
+    limits: Limits = DEFAULT_LIMITS
+
+
 class Watcher:
     """A quién se cuenta lo que pasa con los procesos. Aquí no hace nada; se hereda lo que interese.
 
@@ -83,8 +91,9 @@ class Watcher:
     def died(self, pid: int, status: int) -> None:
         """Murió uno que servía; se pondrá otro."""
 
-    def hung(self, pid: int, seconds: float) -> None:
-        """Uno lleva ``seconds`` segundos sin dar señales de vida, y se le mata."""
+    def hung(self, pid: int, seconds: float, *, served: bool) -> None:
+        """Uno lleva ``seconds`` segundos sin dar señales de vida, y se le mata. ``served``: si servía, y se pondrá
+        otro."""
 
     def not_started(self, pid: int, status: int, delay: float) -> None:
         """Uno murió sin llegar a servir; se probará con otro dentro de ``delay`` segundos."""
@@ -96,16 +105,17 @@ class Watcher:
         """Sirven ya los nuevos, y los de antes acaban lo que tienen."""
 
     def reload_failed(self, pid: int, status: int) -> None:
-        """El proceso ``pid``, de los nuevos, no consiguió empezar: se queda lo de antes."""
+        """El proceso ``pid``, de los nuevos, acabó antes de que sirvieran todos: se queda lo de antes."""
 
 
 class Worker:
     """Un proceso."""
 
-    __slots__ = ("deadline", "generation", "heard", "pid", "row", "since", "state", "was")
+    __slots__ = ("deadline", "generation", "heard", "limits", "pid", "row", "since", "state", "was")
 
-    def __init__(self, pid: int, fork: Fork, now: float) -> None:
+    def __init__(self, pid: int, fork: Fork, limits: Limits, now: float) -> None:
         self.pid = pid
+        self.limits = limits  # los de su generación, que pueden no ser los de ahora
         self.generation = fork.generation
         self.row = fork.row
         self.state = STARTING
@@ -122,13 +132,12 @@ class Supervision:
     """
 
     def __init__(self, wanted: int, limits: Limits, watcher: Watcher) -> None:
-        self._limits = limits
         self._watcher = watcher
-        self._wanted = {0: wanted}  # de cada generación que sirve o quiere servir
+        self._plans = {0: _Plan(wanted=wanted, limits=limits)}  # de cada generación que sirve o quiere servir
         self._current = 0
         self._candidate: int | None = None
         self._last_generation = 0
-        self._asked: int | None = None  # otra recarga, pedida durante una: cuántos procesos
+        self._asked: _Plan | None = None  # otra recarga, pedida durante una
         self._workers: dict[int, Worker] = {}
         self._failures = 0  # muertes seguidas de recién nacidos: de ellas depende lo que se espera
         self._stillborn = 0  # intentos seguidos sin que ninguno haya llegado a servir
@@ -153,8 +162,13 @@ class Supervision:
 
     @property
     def generation(self) -> int:
-        """La que sirve: la 0, o lo que devolvió ``reload``. De las anteriores no nacerá ninguno más."""
+        """La que sirve: la 0, o lo que devolvió ``reload``."""
         return self._current
+
+    @property
+    def generations(self) -> set[int]:
+        """Las que pueden necesitar otro proceso: la que sirve, la que empieza y la que vendrá después."""
+        return {*self._plans, *([self._last_generation] if self._asked else [])}
 
     @property
     def pids(self) -> list[int]:
@@ -164,7 +178,7 @@ class Supervision:
     @property
     def wanted(self) -> int:
         """Cuántos deben servir."""
-        return self._wanted[self._current]
+        return self._plans[self._current].wanted
 
     @property
     def serving(self) -> int:
@@ -175,8 +189,9 @@ class Supervision:
 
     def forked(self, pid: int, fork: Fork, now: float) -> None:
         """Nació el proceso que se pidió."""
-        worker = self._workers[pid] = Worker(pid, fork, now)
-        if fork.generation not in self._wanted:  # se abandonó después de pedirlo
+        plan = self._plans.get(fork.generation)
+        worker = self._workers[pid] = Worker(pid, fork, plan.limits if plan else DEFAULT_LIMITS, now)
+        if not plan:  # se abandonó después de pedirlo
             self._close(worker, RETIRE)
 
     def not_forked(self, fork: Fork, now: float) -> None:
@@ -207,7 +222,7 @@ class Supervision:
         if self._stopping:
             # A quien estaba sirviendo se le quería bien acabado; de quien no empezó, no esperaba nadie nada.
             self._failed |= status != 0 and state != STARTING
-        elif state == STARTING:
+        elif state == STARTING or worker.generation == self._candidate:
             self._could_not_start(pid, status, worker.generation, now)
         elif state == SERVING:
             if worker.state != KILLED:
@@ -215,15 +230,13 @@ class Supervision:
             self._failures = self._failures + 1 if now - worker.since < YOUNG else 0
             self._retry_at = now + self._delay()
 
-    def reload(self, wanted: int) -> int:
-        """Que empiecen otros ``wanted`` y, cuando estén, se vayan los de ahora. Devuelve el número de la generación
-        nueva; si aún se está con otra, esta irá después."""
+    def reload(self, wanted: int, limits: Limits) -> int:
+        """Que empiecen otros ``wanted`` con ``limits`` y, cuando estén, se vayan los de ahora. Devuelve el número de la
+        generación nueva; si aún se está con otra, esta irá después."""
         self._last_generation += 1
+        self._asked = _Plan(wanted=wanted, limits=limits)
         if self._candidate is None:
-            self._candidate = self._last_generation
-            self._wanted[self._candidate] = wanted
-        else:
-            self._asked = wanted
+            self._next_reload()
         return self._last_generation
 
     def stop(self) -> None:
@@ -237,12 +250,12 @@ class Supervision:
 
     def step(self, now: float) -> list[Action]:
         """Lo que hay que hacer. De cada ``Fork`` hay que contar ``forked`` o ``not_forked`` antes de volver."""
-        if self._looked is not None and now - self._looked > TURN + self._limits.worker_timeout / 2:
-            # Quien no ha mirado somos nosotros (Ctrl-Z, la máquina dormida): lo que dijeran está por leer.
-            for worker in self._workers.values():
-                worker.heard = now
+        away = 0.0 if self._looked is None else now - self._looked
         self._looked = now
         for worker in self._workers.values():
+            if away > TURN + worker.limits.worker_timeout / 2:
+                # Quien no ha mirado somos nosotros (Ctrl-Z, la máquina dormida): lo que dijera está por leer.
+                worker.heard = now
             self._look_at(worker, now)
         if self._stopping:
             if not self._workers:
@@ -269,7 +282,7 @@ class Supervision:
             hung = silent >= START_PATIENCE
         else:
             silent = now - worker.heard
-            hung = silent >= self._limits.worker_timeout
+            hung = silent >= worker.limits.worker_timeout
         if worker.state in (RETIRING, CLOSING):
             if not worker.deadline:
                 worker.deadline = now + self._patience(worker)
@@ -278,14 +291,14 @@ class Supervision:
                 worker.deadline = now + self._patience(worker)
             hung = hung or now >= worker.deadline
         if hung:
-            self._watcher.hung(worker.pid, silent)
+            self._watcher.hung(worker.pid, silent, served=worker.state == SERVING)
             worker.was, worker.state = worker.state, KILLED
             self._orders.append(Kill(pid=worker.pid))
 
     def _patience(self, worker: Worker) -> float:
         if worker.state == RETIRING:
-            return self._limits.handover or float("inf")
-        return END_PATIENCE + (0 if self._stopping == CUT else self._limits.drain)
+            return worker.limits.handover or float("inf")
+        return END_PATIENCE + (0 if self._stopping == CUT else worker.limits.drain)
 
     def _close(self, worker: Worker, how: str) -> None:
         worker.deadline = 0.0
@@ -305,10 +318,10 @@ class Supervision:
             if generation is None or (generation == self._current and now < self._retry_at):
                 continue
             serving = len(self._of(generation, SERVING))
-            if generation == self._current and serving == self._wanted[generation] and not self._complete:
+            if generation == self._current and serving == self._plans[generation].wanted and not self._complete:
                 self._complete = True
                 self._watcher.serving()
-            allowed = self._wanted[generation] if serving else 1  # primero, uno
+            allowed = self._plans[generation].wanted if serving else 1  # primero, uno
             for _ in range(allowed - len(self._of(generation, STARTING, SERVING))):
                 row = next(number for number in range(len(rows) + 1) if number not in rows)
                 rows.add(row)
@@ -316,10 +329,10 @@ class Supervision:
 
     def _finish_reload(self) -> None:
         new = self._candidate
-        if new is None or len(self._of(new, SERVING)) < self._wanted[new]:
+        if new is None or len(self._of(new, SERVING)) < self._plans[new].wanted:
             return
         old, self._current = self._current, new
-        del self._wanted[old]
+        del self._plans[old]
         for worker in self._of(old, STARTING, SERVING):
             self._close(worker, RETIRE)
         self._failures, self._retry_at = 0, 0.0
@@ -329,12 +342,12 @@ class Supervision:
     def _next_reload(self) -> None:
         self._candidate = None
         if self._asked is not None:
-            self._candidate, self._wanted[self._last_generation] = self._last_generation, self._asked
+            self._candidate, self._plans[self._last_generation] = self._last_generation, self._asked
             self._asked = None
 
     def _could_not_start(self, pid: int, status: int, generation: int, now: float) -> None:
         if generation == self._candidate:
-            del self._wanted[generation]
+            del self._plans[generation]
             for worker in self._of(generation, STARTING, SERVING):
                 self._close(worker, RETIRE)
             self._watcher.reload_failed(pid, status)

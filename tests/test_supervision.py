@@ -40,7 +40,7 @@ class Notes(Watcher):
     def died(self, pid: int, status: int) -> None:
         self.told.append(("died", pid, status))
 
-    def hung(self, pid: int, seconds: float) -> None:
+    def hung(self, pid: int, seconds: float, *, served: bool) -> None:
         self.told.append(("hung", pid))
 
     def not_started(self, pid: int, status: int, delay: float) -> None:
@@ -270,7 +270,7 @@ def test_if_it_was_us_who_slept_nobody_is_blamed() -> None:
 
 def test_one_that_is_going_away_and_hangs_is_killed_too() -> None:
     drill = Drill(1)
-    drill.supervision.reload(1)
+    drill.supervision.reload(1, LIMITS)
     drill.turn()
     assert drill.take_orders() == [(1, RETIRE)]
     for _ in range(int(LIMITS.worker_timeout) + 1):
@@ -285,7 +285,7 @@ def test_one_that_is_going_away_and_hangs_is_killed_too() -> None:
 def test_a_reload_brings_all_the_new_before_retiring_any_of_the_old() -> None:
     drill = Drill(3)
     drill.at_once = False
-    number = drill.supervision.reload(2)
+    number = drill.supervision.reload(2, LIMITS)
     drill.turn()
     assert drill.born[4] == Fork(generation=number, row=3, first=True)
     drill.supervision.ready(4, drill.now)
@@ -306,7 +306,7 @@ def test_a_reload_brings_all_the_new_before_retiring_any_of_the_old() -> None:
 def test_a_reload_that_cannot_start_keeps_the_old(which: str) -> None:
     drill = Drill(2)
     drill.at_once = False
-    drill.supervision.reload(2)
+    drill.supervision.reload(2, LIMITS)
     drill.turn()
     if which == "second":
         drill.supervision.ready(3, drill.now)
@@ -322,11 +322,52 @@ def test_a_reload_that_cannot_start_keeps_the_old(which: str) -> None:
     assert [told[0] for told in drill.notes.told] == ["serving", "reload_failed"]
 
 
+def test_a_new_one_that_serves_and_dies_before_the_others_serve_keeps_the_old() -> None:
+    drill = Drill(2)
+    drill.turn(30)
+    drill.at_once = False
+    drill.supervision.reload(3, LIMITS)
+    drill.turn()
+    drill.supervision.ready(3, drill.now)
+    drill.turn()
+    drill.end(3, REFUSED)
+    drill.turn(30)
+    assert sorted(drill.born) == [1, 2]
+    assert drill.notes.told == [("serving",), ("reload_failed", 3)]
+
+
+def test_each_one_lives_with_the_deadlines_it_was_born_with() -> None:
+    drill = Drill(1, Limits(drain=1))
+    drill.supervision.reload(1, Limits(worker_timeout=50, drain=100))
+    drill.turn()
+    drill.turn(END_PATIENCE + 10)
+    assert drill.take_orders() == [(1, RETIRE)]
+    drill.turn(49, beating=False)
+    assert 2 in drill.born
+    drill.supervision.stop()
+    drill.turn(END_PATIENCE + 99)
+    assert 2 in drill.born
+    drill.turn(2)
+    assert drill.supervision.exit_code == 1
+
+
+def test_it_says_which_generations_may_need_another_process() -> None:
+    drill = Drill(1)
+    assert drill.supervision.generations == {0}
+    drill.at_once = False
+    for _ in range(3):
+        last = drill.supervision.reload(1, LIMITS)
+    drill.turn()
+    assert drill.supervision.generations == {0, 1, last}
+    drill.end(2, REFUSED)
+    assert drill.supervision.generations == {0, last}
+
+
 def test_an_old_one_that_dies_during_a_reload_is_replaced() -> None:
     drill = Drill(2)
     drill.turn(30)
     drill.at_once = False
-    drill.supervision.reload(2)
+    drill.supervision.reload(2, LIMITS)
     drill.turn()
     drill.end(1, KILLED)
     drill.turn()
@@ -337,7 +378,7 @@ def test_reloads_asked_during_one_are_only_one_more() -> None:
     drill = Drill(2)
     drill.at_once = False
     for _ in range(50):
-        drill.supervision.reload(2)
+        drill.supervision.reload(2, LIMITS)
         drill.turn()
     assert len(drill.born) == 3
     drill.at_once = True
@@ -349,7 +390,7 @@ def test_reloads_asked_during_one_are_only_one_more() -> None:
 
 def test_who_never_ends_its_conversations_is_drained_and_then_killed() -> None:
     drill = Drill(1)
-    drill.supervision.reload(1)
+    drill.supervision.reload(1, LIMITS)
     drill.turn()
     assert drill.take_orders() == [(1, RETIRE)]
     drill.turn(LIMITS.handover - 2)
@@ -362,7 +403,7 @@ def test_who_never_ends_its_conversations_is_drained_and_then_killed() -> None:
 
 def test_without_a_deadline_the_old_stay_as_long_as_they_need() -> None:
     drill = Drill(1, Limits(handover=0))
-    drill.supervision.reload(1)
+    drill.supervision.reload(1, LIMITS)
     drill.turn(10_000)
     assert drill.take_orders() == [(1, RETIRE)]
     assert list(drill.born) == [1, 2]
@@ -370,7 +411,7 @@ def test_without_a_deadline_the_old_stay_as_long_as_they_need() -> None:
 
 def test_one_of_the_old_that_ends_badly_is_nobodys_failure() -> None:
     drill = Drill(1)
-    drill.supervision.reload(1)
+    drill.supervision.reload(1, LIMITS)
     drill.turn()
     drill.end(1, REFUSED)
     drill.turn(30)
@@ -455,7 +496,7 @@ def test_whatever_happens_it_ends_with_those_wanted_and_stops_with_none(seed: in
         if what == "kill" and drill.born:
             drill.end(dice.choice(list(drill.born)), dice.choice([KILLED, REFUSED, 0]))
         elif what == "reload":
-            drill.supervision.reload(3)
+            drill.supervision.reload(3, LIMITS)
         elif what in ("slow", "quick"):
             drill.at_once = what == "quick"
         elif what == "ready":

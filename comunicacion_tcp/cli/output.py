@@ -9,13 +9,17 @@ Aquí no se sabe qué dicen las líneas (``report.py``) ni qué forma tienen (``
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
+
+with contextlib.suppress(ImportError):  # Windows, donde no hay varios procesos
+    import fcntl
 
 # Caracteres por escribir: unas 20 000 líneas, las de un segundo de un servidor a tope. Una salida atascada no puede
 # quedarse con toda la memoria; lo que no cabe se cuenta, y se dice.
@@ -24,7 +28,9 @@ _ROOM = 1024 * 1024
 # despierta al hilo 50 veces por segundo. La primera línea tras un rato callado no espera.
 _GATHER = 0.02
 _RETRY = 1.0  # segundos hasta volver a probar con una salida que dio error: un disco lleno se vacía
-_STUCK = 0.2  # segundos que puede durar una escritura que el sistema dijo que no esperaría
+# Segundos que puede durar una escritura que el sistema dijo que no esperaría: entre mirar si una tubería admite algo y
+# escribirlo, otro proceso puede llenarla.
+_STUCK = 0.2
 _FAREWELL = 1.0  # segundos que se espera al acabar a que salga lo último: de sobra si alguien lo lee
 
 
@@ -135,11 +141,12 @@ class Output:
 
 class CarefulOutput:
     """Como ``Output`` y sin hilo: escribe solo si la salida admite algo ya, y lo demás lo guarda para el siguiente
-    ``flush()``. Para quien escribe poco. ``stream``: ``sys.stdout``, que puede ser ``None``."""
+    ``flush()``. Para quien escribe poco. ``stream``: ``sys.stdout``, que puede ser ``None``. ``turn``: el de todos los
+    que escriben en ella."""
 
-    def __init__(self, stream: Any, notice: Callable[[int], str]) -> None:
+    def __init__(self, stream: Any, notice: Callable[[int], str], turn: Turn) -> None:
         self._sink, encoding = sink_of(stream)
-        self._sink = by_lines(self._sink)
+        self._turn = turn
         self._backlog = Backlog(_ROOM, encoding, notice)
         try:
             self._number = stream.fileno()
@@ -154,9 +161,11 @@ class CarefulOutput:
     def flush(self) -> None:
         """Escribe lo que falte y quepa."""
         left = memoryview(self._backlog.take())
-        with contextlib.suppress(OSError, ValueError), _not_for_long():
+        if not left:
+            return
+        with contextlib.suppress(OSError, ValueError), not_for_long(_STUCK), self._turn.taken(wait=False):
             while left and self._admits():
-                left = left[self._sink(left) or 0 :]
+                left = left[self._sink(_some_lines(left)) or 0 :]
         self._backlog.give_back(bytes(left))
 
     def _admits(self) -> bool:
@@ -164,15 +173,14 @@ class CarefulOutput:
 
 
 @contextlib.contextmanager
-def _not_for_long() -> Iterator[None]:
-    """Lo que dure más de ``_STUCK`` acaba en ``TimeoutError``: entre mirar si una tubería admite algo y escribirlo,
-    otro proceso puede llenarla."""
+def not_for_long(seconds: float) -> Iterator[None]:
+    """Lo que dure más de ``seconds`` acaba en ``TimeoutError``. Solo para el hilo principal (SIGALRM)."""
 
     def give_up(*_: object) -> NoReturn:
-        raise TimeoutError
+        raise TimeoutError(errno.ETIME, os.strerror(errno.ETIME))
 
     before = signal.signal(signal.SIGALRM, give_up)
-    timer = signal.setitimer(signal.ITIMER_REAL, _STUCK)
+    timer = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
@@ -180,16 +188,65 @@ def _not_for_long() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, *timer)
 
 
-def by_lines(sink: Callable[[memoryview], int | None]) -> Callable[[memoryview], int | None]:
-    """``sink``, pero de pocas líneas enteras cada vez: las que el sistema escribe de una en una tubería (PIPE_BUF),
-    para que las de varios procesos no se mezclen."""
+class Turn:
+    """El turno para escribir en una salida que comparten varios procesos: que nadie escriba en mitad de la línea de
+    otro. Hace falta para las más largas de lo que el sistema escribe de una vez en una tubería (PIPE_BUF). Nace antes
+    que los demás procesos; si quien lo tiene muere, el sistema lo suelta."""
+
+    def __init__(self) -> None:
+        self._file: int | IO[bytes] | None = None
+        with contextlib.suppress(OSError):  # sin él se escribe igual: solo se mezclaría lo muy largo
+            self._file = os.memfd_create("turno") if hasattr(os, "memfd_create") else _temporary_file()
+
+    @contextlib.contextmanager
+    def taken(self, *, wait: bool) -> Iterator[None]:
+        """Mientras dura, es nuestro. Sin ``wait``, ``BlockingIOError`` si lo tiene otro."""
+        if self._file is None:
+            yield
+            return
+        fcntl.lockf(self._file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._file, fcntl.LOCK_UN)
+
+
+def _temporary_file() -> IO[bytes]:
+    import tempfile  # solo donde no hay memfd_create
+
+    return tempfile.TemporaryFile()
+
+
+def by_lines(sink: Callable[[memoryview], int | None], turn: Turn) -> Callable[[memoryview], int | None]:
+    """``sink``, pero de pocas líneas enteras cada vez, y en su ``turn``: las de varios procesos no se mezclan."""
 
     def put(data: memoryview) -> int | None:
-        if len(data) > select.PIPE_BUF:
-            data = data[: bytes(data[: select.PIPE_BUF]).rfind(b"\n") + 1 or select.PIPE_BUF]
-        return sink(data)
+        done = 0
+        with turn.taken(wait=True):
+            lines = _some_lines(data)
+            while done < len(lines):
+                try:
+                    written = sink(lines[done:])
+                except OSError:
+                    if done:
+                        break
+                    raise
+                if not written and not done:
+                    return None
+                if not written:  # a mitad de una línea, y no admite más por ahora
+                    time.sleep(_GATHER)
+                done += written or 0
+        return done
 
     return put
+
+
+def _some_lines(data: memoryview) -> memoryview:
+    """Las primeras líneas enteras que caben en ``PIPE_BUF``; si no cabe ni una, esa."""
+    if len(data) <= select.PIPE_BUF:
+        return data
+    fit = bytes(data[: select.PIPE_BUF]).rfind(b"\n") + 1
+    return data[: fit or bytes(data).find(b"\n") + 1 or len(data)]
 
 
 def sink_of(stream: Any) -> tuple[Callable[[memoryview], int | None], str]:

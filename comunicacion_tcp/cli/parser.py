@@ -30,6 +30,7 @@ _ERRORS = (
 
 
 _SWITCHES = {"1": True, "0": False}
+_LARGEST_FILE = 1024 * 1024  # caracteres de un fichero de opciones: mil veces más que uno con todas; /dev/zero no acaba
 _NARROWEST = 20  # columnas: en menos, argparse tampoco parte las líneas
 
 
@@ -132,11 +133,14 @@ class SpanishParser(argparse.ArgumentParser):
     def _lines(self, path: str) -> list[str]:
         try:
             with open(path, encoding="utf-8-sig") as file:  # el Bloc de notas pone una marca delante
-                return file.read().split("\n")
+                text = file.read(_LARGEST_FILE + 1)
         except OSError as error:
             self.error(f"no se puede leer {path}: {reason(error)}")
         except ValueError:
             self.error(f"{path} no es un fichero de texto en UTF-8")
+        if len(text) > _LARGEST_FILE:
+            self.error(f"{path} es demasiado grande para ser un fichero de opciones")
+        return text.split("\n")
 
     def _convert(self, action: argparse.Action, text: str, name: str) -> object:
         if action.nargs == 0:

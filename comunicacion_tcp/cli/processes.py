@@ -6,6 +6,8 @@ crea ninguno (``comunicacion_tcp/supervisor.py``).
 
 from __future__ import annotations
 
+import contextlib
+import io
 import signal
 import socket
 import sys
@@ -21,9 +23,9 @@ from ..listener import address_of, adopt_sockets, file_of, open_sockets, remove_
 from ..processors import available
 from ..supervision import TURN, Supervision, Watcher
 from ..supervisor import Helper, Seat, Supervisor
-from .log import LEVELS, Log, lines_lost, logging_to
+from .log import LEVELS, lines_lost, logging_to
 from .metrics import CannotMeasure, open_metrics
-from .output import CarefulOutput
+from .output import CarefulOutput, Turn, not_for_long
 from .report import tell_address_ignored, tell_listening, tell_measuring
 from .sentences import bad_socket, listening_failed
 from .serving import AUTO, FAILED, OK, Launch, Post, formatter_of, is_usual_place
@@ -34,6 +36,7 @@ TYPE_CHECKING = False  # como la de typing, sin pagar su importación
 if TYPE_CHECKING:
     from ..metrics import MetricsServer
 
+_READING = 5.0  # segundos para leer la configuración: un disco de red, aun lento, tarda menos
 _SEATS = 2048  # puestos en la pizarra: dos generaciones de los más que se pueden pedir; es 1 MB
 
 
@@ -63,12 +66,10 @@ def in_processes(launch: Launch, again: Callable[[], Launch]) -> int | tuple[Lau
         except CannotMeasure as error:
             complain(str(error))
             return FAILED
-    formatter = formatter_of(options, several=True)
-    output = CarefulOutput(sys.stdout, lambda count: formatter.format(lines_lost(count)))
     # Los ficheros de los sockets de Unix que abrió systemd son suyos.
     files = [] if lent else [(address_of(sock), file_of(address_of(sock))) for sock in sockets]
-    with logging_to(output.write, formatter, LEVELS[options.nivel]) as log:
-        fleet = _Fleet(launch, again, sockets, systemd, log, output, board, web.addresses if web else [])
+    with contextlib.ExitStack() as stack:
+        fleet = _Fleet(launch, again, sockets, systemd, board, web.addresses if web else [], stack)
         outcome = fleet.run()
         if isinstance(outcome, Helper):
             return _give_metrics(web, sockets, outcome)
@@ -76,7 +77,7 @@ def in_processes(launch: Launch, again: Callable[[], Launch]) -> int | tuple[Lau
             web.release()
         if isinstance(outcome, Seat):
             systemd.notifier.close()  # solo el padre habla con él
-            return fleet.launches[outcome.generation], Post(outcome, sockets, board, lent)
+            return fleet.launches[outcome.generation], Post(outcome, sockets, board, lent, fleet.turn)
     for address, file in files:
         remove_file(address, file)
     return outcome
@@ -101,10 +102,9 @@ class _Fleet(Watcher):
         again: Callable[[], Launch],
         sockets: list[socket.socket],
         systemd: Manager,
-        log: Log,
-        output: CarefulOutput,
         board: Board | None,
         measured_at: list[Peer],
+        stack: contextlib.ExitStack,
     ) -> None:
         self.launches = {0: launch}  # de cada generación que sirve o va a servir, lo que se pidió
         self._options = launch.options  # las del principio: dónde se escucha no cambia
@@ -114,8 +114,10 @@ class _Fleet(Watcher):
         self._notifier = systemd.notifier
         self._next_watchdog = 0.0
         self._status = ""
-        self._tell = log.tell
-        self._output = output
+        self._stack = stack  # donde queda, hasta el final, lo que hay que deshacer
+        self.turn = Turn()
+        self._output = CarefulOutput(sys.stdout, lambda count: self._formatter.format(lines_lost(count)), self.turn)
+        self._write_as_asked(launch)
         self._gave_up = False
         self._supervision = Supervision(_wanted(launch), launch.limits, self)
         self._measured_at = measured_at
@@ -132,6 +134,13 @@ class _Fleet(Watcher):
             self._tell(WARNING if outcome else INFO, "stopped", line, {})
             self._output.flush()
         return outcome
+
+    def _write_as_asked(self, launch: Launch) -> None:
+        """Desde ahora se cuenta en la forma y desde la gravedad que pide ``launch``."""
+        self._stack.close()
+        self._formatter = formatter_of(launch.options, several=True)
+        level = LEVELS[launch.options.nivel]
+        self._tell = self._stack.enter_context(logging_to(self._output.write, self._formatter, level)).tell
 
     # -- en cada vuelta -------------------------------------------------------------------------------------
 
@@ -167,11 +176,15 @@ class _Fleet(Watcher):
 
     def _reload(self) -> None:
         self._notifier.reloading()
+        # Ni una salida de errores que nadie lee, ni un fichero que no acaba de leerse, detienen a quien vigila.
+        complaint = io.StringIO()
         try:
-            launch = self._again()
-        except SystemExit:  # ya dijo qué está mal
+            with contextlib.redirect_stderr(complaint), not_for_long(_READING):
+                launch = self._again()
+        except SystemExit:
             self._row.cells[CONFIGURATION_RELOADS["failed"]] += 1
-            self._tell(ERROR, "reload_failed", "Se sigue con la configuración de antes.", {})
+            line = f"Se sigue con la configuración de antes. {complaint.getvalue().strip()}"
+            self._tell(ERROR, "reload_failed", line, {})
             self._notifier.ready()
             return
         if (launch.options.host, launch.options.puerto) != (self._options.host, self._options.puerto):
@@ -181,10 +194,11 @@ class _Fleet(Watcher):
             line = "Aviso: --metricas no cambia al recargar. Para eso, detén el servidor y arráncalo otra vez."
             self._tell(WARNING, "address_kept", line, {})
         self._tell(INFO, "reloading", "Recargando la configuración, el certificado y el servicio...", {})
-        for sock in self._sockets:
-            sock.listen(launch.limits.backlog)
-        number = self._supervision.reload(_wanted(launch))
-        self.launches[number] = launch
+        if not self._lent:
+            for sock in self._sockets:
+                sock.listen(launch.limits.backlog)
+        self.launches[self._supervision.reload(_wanted(launch), launch.limits)] = launch
+        self.launches = {number: self.launches[number] for number in self._supervision.generations}
 
     # -- lo que pasa ----------------------------------------------------------------------------------------
 
@@ -214,8 +228,8 @@ class _Fleet(Watcher):
         line = f"El proceso {pid} ha acabado sin que nadie se lo pidiera ({_how(status)}): se pone otro."
         self._tell(WARNING, "worker_died", line, {"worker": pid, "status": status})
 
-    def hung(self, pid: int, seconds: float) -> None:
-        self._row.cells[RESTARTS] += 1
+    def hung(self, pid: int, seconds: float, *, served: bool) -> None:
+        self._row.cells[RESTARTS] += served  # si no, se cuenta cuando acabe, o nadie lo sustituye
         line = f"El proceso {pid} lleva {seconds:.0f} s sin dar señales de vida: se corta."
         self._tell(ERROR, "worker_hung", line, {"worker": pid, "seconds": round(seconds, 3)})
 
@@ -224,7 +238,7 @@ class _Fleet(Watcher):
         who = (
             f"El proceso {pid} ha acabado sin llegar a servir ({_how(status)})"
             if pid
-            else "No se pueden crear procesos"
+            else "No se pueden crear procesos (mira «ulimit -u», «ulimit -n» y la memoria)"
         )
         line = f"{who}: se prueba otra vez en {delay:g} s."
         self._tell(ERROR, "worker_not_started", line, {"worker": pid, "status": status, "seconds": delay})
@@ -237,22 +251,25 @@ class _Fleet(Watcher):
 
     def reloaded(self) -> None:
         self._row.cells[CONFIGURATION_RELOADS["ok"]] += 1
-        now = self._supervision.generation
-        self.launches = {number: launch for number, launch in self.launches.items() if number >= now}
+        self._write_as_asked(self.launches[self._supervision.generation])
         line = "Recargado: sirven procesos nuevos, y los de antes acaban lo que tienen."
         self._tell(INFO, "reloaded", line, {})
         self._notifier.ready()
 
     def reload_failed(self, pid: int, status: int) -> None:
         self._row.cells[CONFIGURATION_RELOADS["failed"]] += 1
-        who = f"el proceso {pid}, nuevo, acabó sin llegar a servir ({_how(status)})" if pid else "no se crean procesos"
+        who = (
+            f"el proceso {pid}, nuevo, acabó antes de que sirvieran todos ({_how(status)})"
+            if pid
+            else "no se pueden crear otros (mira «ulimit -u», «ulimit -n» y la memoria)"
+        )
         self._tell(ERROR, "reload_failed", f"Se sigue con los procesos de antes: {who}.", {"status": status})
         self._notifier.ready()
 
 
 def _wanted(launch: Launch) -> int:
     wanted = launch.options.procesos
-    return available() if wanted == AUTO or not wanted else int(wanted)
+    return available() if wanted == AUTO else int(wanted or 1)  # sin ella, al recargar: uno
 
 
 def _how(status: int) -> str:

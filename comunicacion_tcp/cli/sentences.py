@@ -46,6 +46,7 @@ _REASONS = {
     errno.ENOSPC: "no queda espacio en el disco",
     errno.ENOENT: "ese fichero no existe",
     errno.ENOTDIR: "parte de la ruta no es una carpeta",
+    errno.ETIME: "tarda demasiado",
     errno.ENAMETOOLONG: "la ruta es demasiado larga",
 }
 # Por qué no hubo TLS, como lo cuenta cada lado: quien llama, que puede hacer algo, y quien atiende, que lo anota.

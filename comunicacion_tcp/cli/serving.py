@@ -34,7 +34,7 @@ from ..systemd import Notifier
 from ..tls import ServerTLS
 from .log import FORMATS, LEVELS, JsonFormatter, Log, lines_lost, logging_to
 from .metrics import CannotMeasure, Metrics, MetricsAlone
-from .output import Output, by_lines, sink_of
+from .output import Output, Turn, by_lines, sink_of
 from .reloading import Told, keep_fresh
 from .report import Reporter, WorkerReporter
 from .sentences import bad_service, bad_socket, bad_tls_file, listening_failed
@@ -61,12 +61,14 @@ class Launch(NamedTuple):
 
 class Post(NamedTuple):
     """Lo que recibe uno de varios procesos: su puesto, los sockets que escuchan y, si se piden métricas, la pizarra en
-    que apuntar. ``lent``: si seguirán escuchando cuando el servidor acabe."""
+    que apuntar. ``lent``: si seguirán escuchando cuando el servidor acabe. ``turn``: para escribir en la salida, que es
+    de todos."""
 
     seat: Seat
     sockets: list[socket.socket]
     board: Board | None
     lent: bool
+    turn: Turn
 
 
 def is_usual_place(options: argparse.Namespace) -> bool:
@@ -119,7 +121,9 @@ def _listen(launch: Launch, post: Post | None, systemd: Manager, service: Servic
     formatter = formatter_of(options, several=post is not None)
     sink, encoding = sink_of(sys.stdout)
     try:
-        output = Output(by_lines(sink) if post else sink, encoding, lambda count: formatter.format(lines_lost(count)))
+        output = Output(
+            by_lines(sink, post.turn) if post else sink, encoding, lambda count: formatter.format(lines_lost(count))
+        )
     except RuntimeError:
         complain("El sistema no deja crear el hilo que escribe la salida. Sube el límite de procesos con «ulimit -u».")
         return FAILED

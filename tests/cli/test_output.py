@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from comunicacion_tcp.cli.output import Backlog, CarefulOutput, Output, by_lines, sink_of
+from comunicacion_tcp.cli.output import Backlog, CarefulOutput, Output, Turn, by_lines, sink_of
 
 from ..support.examples import ROOT
 from ..support.programs import SERVER, Program, environment, running_server
@@ -461,7 +461,7 @@ def test_a_careful_output_writes_only_what_fits_and_the_rest_later() -> None:
     reading, writing = os.pipe()
     fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
     with open(writing, "w", encoding="utf-8") as stream, open(reading, "rb", buffering=0) as reader:
-        output = CarefulOutput(stream, notice)
+        output = CarefulOutput(stream, notice, Turn())
         sent = [f"{number:04} " + "x" * 100 for number in range(200)]
         for line in sent:
             output.write(line)
@@ -476,7 +476,7 @@ def test_a_careful_output_that_is_closed_or_full_loses_nothing_but_its_lines() -
     other, full = io.StringIO(), os.open("/dev/full", os.O_WRONLY)
     with open(full, "w", buffering=1) as stream:
         for place in (None, other, stream):
-            output = CarefulOutput(place, notice)
+            output = CarefulOutput(place, notice, Turn())
             for _ in range(3):
                 output.write("nada")
     assert other.getvalue().splitlines() == ["nada"] * 3
@@ -490,7 +490,7 @@ def test_a_write_that_was_not_to_wait_and_waits_is_abandoned(monkeypatch: pytest
             os.write(writing, b"x" * 4096)
     os.set_blocking(writing, True)
     with open(writing, "w") as stream, open(reading, "rb", buffering=0) as reader:
-        output = CarefulOutput(stream, notice)
+        output = CarefulOutput(stream, notice, Turn())
         monkeypatch.setattr(output, "_admits", lambda: True)  # otro proceso la llenó en medio
         before = signal.getsignal(signal.SIGALRM)
         output.write("hola")
@@ -503,13 +503,35 @@ def test_a_write_that_was_not_to_wait_and_waits_is_abandoned(monkeypatch: pytest
 @pytest.mark.parametrize("size", [10, 4096, 4097, 9000])
 def test_several_lines_go_together_if_they_are_whole(size: int) -> None:
     written: list[bytes] = []
-    put = by_lines(lambda data: written.append(bytes(data)) or len(data))  # type: ignore[func-returns-value]
+    put = by_lines(lambda data: written.append(bytes(data)) or len(data), Turn())  # type: ignore[func-returns-value]
     line = b"x" * (size - 1) + b"\n"
     data = line * 10
     left = memoryview(data)
     while left:
         left = left[put(left) or 0 :]
     assert b"".join(written) == data
-    assert max(map(len, written)) <= 4096
-    if size <= 4096:
-        assert all(part.endswith(b"\n") for part in written)
+    assert all(part.endswith(b"\n") for part in written)
+    assert max(map(len, written)) <= max(4096, size)
+
+
+def test_a_long_line_is_not_left_half_written() -> None:
+    answers: list[int | None] = [None, 100, None, 0, 5000, -1]
+    written = b""
+
+    def sink(data: memoryview) -> int | None:
+        nonlocal written
+        most = answers.pop(0)
+        if most == -1:
+            raise BrokenPipeError
+        written += bytes(data[: most or 0])
+        return most and min(most, len(data))
+
+    put = by_lines(sink, Turn())
+    line = memoryview(b"x" * 4999 + b"\n")
+    assert put(line) is None
+    assert put(line) == 5000
+    assert written == bytes(line)
+    with pytest.raises(BrokenPipeError):
+        put(line)
+    answers[:] = [100, -1]
+    assert put(line) == 100

@@ -105,7 +105,10 @@ def test_a_bad_line_is_told_with_its_number(
     assert errors.count("\n") == 1
 
 
-@pytest.mark.parametrize(("name", "words"), [("nada.conf", "no se puede leer"), (".", "no se puede leer")])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("nada.conf", "no se puede leer"), (".", "no se puede leer"), ("/dev/zero", "es demasiado grande")],
+)
 def test_a_file_that_cannot_be_read(name: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         configured("--configuracion", str(tmp_path / name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import shlex
 import shutil
 import signal
@@ -142,6 +143,26 @@ def test_the_lines_of_several_do_not_mix_in_a_pipe() -> None:
     assert len(accepted) == 900
     assert set(accepted) <= workers
     assert (start["event"], start["processes"], start["process"]) == ("listening", 3, server.process.pid)
+
+
+def test_not_even_the_longest_lines_of_several_mix_in_a_pipe(tmp_path: Path) -> None:
+    write(tmp_path / "mio.py", "def f(texto): raise ValueError(texto)")
+    options = ("--servicio", "mio:f", "--registro", "json", "--procesos", "4")
+    with Program([*SERVER, "--puerto", "0", *options], cwd=tmp_path) as server:
+        server.wait_for("}\n")
+        port = json.loads(server.output.splitlines()[0])["addresses"][0]["port"]
+        for _ in range(8):
+            crowd = [connect(port) for _ in range(20)]
+            for number, sock in enumerate(crowd):
+                sock.sendall(("\N{GRINNING FACE}" * 600 + f"{number}\nDESCONEXION\n").encode())
+            for sock in crowd:
+                receive_all(sock)
+                sock.close()
+        server.wait_for('"said_goodbye"', times=160)
+        ends(server)
+        assert max(len(line) for line in server.output.splitlines()) > select.PIPE_BUF
+        for line in server.output.splitlines():
+            assert json.loads(line)["level"]
 
 
 def test_a_unix_socket_lives_as_long_as_the_parent(tmp_path: Path) -> None:
@@ -326,10 +347,51 @@ def test_reloading_reads_the_configuration_again(tmp_path: Path) -> None:
         before = children(server)
         server.signal(signal.SIGHUP)
         server.wait_for("Se sigue con la configuración de antes.")
-        assert f"{configuration}, línea 2: max-mensaje debe ser" in server.errors
+        assert f"de antes. Servidor_TCP.py: {configuration}, línea 2: max-mensaje debe ser" in server.output
+        assert server.errors == ""
         with connect(port) as sock:
             assert ask(sock, "x" * 50) == "ERROR: el mensaje pasa de 20 bytes"
         assert children(server) == before
+
+
+def test_reloading_changes_the_deadlines_and_how_it_is_told(tmp_path: Path) -> None:
+    write(tmp_path / "mio.py", "import time\ndef f(texto):\n    time.sleep(2.5)\n    return texto")
+    configuration = tmp_path / "servidor.conf"
+    configuration.write_text("procesos = 4\nplazo-proceso = 1\n")
+    options = ("--servicio", "mio:f", "--hilos", "0", "--configuracion", str(configuration))
+    with Program([*SERVER, "--puerto", "0", *options], cwd=tmp_path) as server:
+        port = server.port
+        configuration.write_text("plazo-proceso = 60\nregistro = json\n")
+        server.signal(signal.SIGHUP)
+        server.wait_for('"event": "reloaded"')
+        wait_until(lambda: len(children(server)) == 1, "que quede uno, porque ya no se piden más")
+        with connect(port) as sock:
+            assert ask(sock, "lento") == "lento"
+        ends(server)
+        assert "worker" not in server.output
+        assert '"event": "stopped"' in server.output
+
+
+@pytest.mark.parametrize("kind", ["gone", "folder", "endless", "fifo"])
+def test_a_configuration_that_cannot_be_read_keeps_the_old_and_stops_nobody(kind: str, tmp_path: Path) -> None:
+    configuration = tmp_path / "servidor.conf"
+    configuration.write_text("procesos = 1\n")
+    with Program([*SERVER, "--puerto", "0", "--configuracion", str(configuration)]) as server:
+        port = server.port
+        before = children(server)
+        configuration.unlink()
+        if kind == "folder":
+            configuration.mkdir()
+        elif kind == "endless":
+            configuration.symlink_to("/dev/zero")
+        elif kind == "fifo":
+            os.mkfifo(configuration)
+        server.signal(signal.SIGHUP)
+        server.wait_for("Se sigue con la configuración de antes. Servidor_TCP.py: ")
+        assert children(server) == before
+        with connect(port) as sock:
+            assert ask(sock, "hola") == "HOLA"
+        ends(server)
 
 
 def test_the_address_does_not_change_by_reloading(tmp_path: Path) -> None:
