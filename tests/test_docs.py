@@ -241,12 +241,19 @@ def test_the_file_of_options_shown_is_one(tmp_path: Path) -> None:
     assert (options.puerto, options.procesos, options.registro, limits.max_connections) == (7000, "auto", "fecha", 5000)
 
 
-def test_the_page_of_the_processes_names_what_is_told() -> None:
+def test_the_page_of_the_log_names_every_event_and_its_level() -> None:
+    page = (ROOT / "docs/registro.md").read_text(encoding="utf-8")
+    listed = dict(re.findall(r"^\| `(\w+)` \| ([\w ]+) \|", page, re.MULTILINE))
+    spanish = {"INFO": "info", "WARNING": "aviso", "ERROR": "error", "WARNING if cut else INFO": "info o aviso"}
+    told: dict[str, set[str]] = {}
+    for name in ("report.py", "processes.py", "log.py"):
+        source = (ROOT / "comunicacion_tcp/cli" / name).read_text(encoding="utf-8")
+        for level, event in re.findall(r'(?:tell|_some|Event)\(\s*([A-Z][\w ]+), "(\w+)"', source):
+            told.setdefault(event, set()).add(spanish.get(level, "info o aviso"))
+    assert {event: "info o aviso" if event == "stopped" else level for event, (level, *_) in told.items()} == listed
+
+
+def test_the_page_of_the_processes_tells_the_limits() -> None:
     page = (ROOT / "docs/procesos.md").read_text(encoding="utf-8")
-    source = (ROOT / "comunicacion_tcp/cli/processes.py").read_text(encoding="utf-8")
-    told = set(re.findall(r'self\._tell\(\s*[\w ]+, "(\w+)"', source)) | {"listening", "stopped"}
-    assert len(told) > 10
-    listed = page.partition("## Lo que se cuenta")[2]
-    assert told <= set(re.findall(r"`(\w+)`", listed))
     for number in (f"{Limits().worker_timeout:g}", f"{Limits().handover:g}"):
         assert f"({number})" in page
