@@ -14,7 +14,8 @@ BENCH := .venv/bench-$(VERSION)
 # make bench BENCH_OPTIONS="--trabajos rr,p16 --servidores comunicacion"
 BENCH_OPTIONS ?= --docs
 
-# Sin más, la medida entera, que se escribe en docs/. Para ver solo algo: make soak SOAK_OPTIONS="--escenarios storm"
+# Sin más, la medida entera, que se escribe en docs/. Para ver solo algo: make soak SOAK_OPTIONS="--escenarios storm"; con
+# --docs además, se escribe solo su fila.
 SOAK_OPTIONS ?= --docs
 
 FUZZ := .venv/fuzz-$(VERSION)

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from comunicacion_tcp.listener import _SHARED_ACCEPTS
@@ -32,10 +32,12 @@ from .servers import HERE, Competitor, compile_c
 from .works import WORKS
 
 _CONNECTIONS = 1_000  # caben en la cola (1024): nadie tiene que volver a llamar, y es una sola oleada
+_BURST = 50  # menos de lo que acepta de una vez quien está solo (64): uno podría quedárselas todas
 _IDLE = 10_000
 _WORKS = ("rr", "p16", "churn")
 _MEASURES = ("reparto", "velocidad", "memoria", "balanceador")
 _BALANCED = 4_000  # calladas por el balanceador: cada una son dos descriptores suyos
+_TALKING = 1_000  # las que hablan por él en los demás trabajos, y de sobra
 _BALANCER = """global
   maxconn {most}
   nbthread 1
@@ -79,11 +81,11 @@ def everywhere() -> tuple[str, str]:
 # -- el reparto ---------------------------------------------------------------------------------------------
 
 
-def storm(port: int) -> list[socket.socket]:
-    """``_CONNECTIONS`` a la vez; vuelve cuando han respondido a todas, y siguen abiertas."""
+def storm(port: int, count: int = 0) -> list[socket.socket]:
+    """``count`` a la vez (sin decirlo, ``_CONNECTIONS``); vuelve cuando han respondido a todas, y siguen abiertas."""
     socks = []
     with selectors.DefaultSelector() as selector:
-        for _ in range(_CONNECTIONS):
+        for _ in range(count or _CONNECTIONS):
             sock = socket.socket()
             sock.setblocking(False)
             sock.connect_ex((_HOST, port))
@@ -106,6 +108,11 @@ def storm(port: int) -> list[socket.socket]:
     return socks
 
 
+def bursts(port: int) -> list[socket.socket]:
+    """``_CONNECTIONS``, de ``_BURST`` en ``_BURST``."""
+    return [sock for _ in range(_CONNECTIONS // _BURST) for sock in storm(port, _BURST)]
+
+
 def one_by_one(port: int) -> list[socket.socket]:
     """``_CONNECTIONS``, cada una cuando ya han respondido a la anterior; todas siguen abiertas."""
     socks = []
@@ -115,6 +122,9 @@ def one_by_one(port: int) -> list[socket.socket]:
         _expect(sock)
         socks.append(sock)
     return socks
+
+
+ARRIVALS = {"todas de golpe": storm, f"de {_BURST} en {_BURST}": bursts, "de una en una": one_by_one}
 
 
 def _expect(sock: socket.socket) -> None:
@@ -131,12 +141,12 @@ def sockets_of(pid: int) -> int:
     return count
 
 
-def shares(server: Competitor, *, at_once: bool) -> tuple[list[int], float]:
+def shares(server: Competitor, arrive: Callable[[int], list[socket.socket]]) -> tuple[list[int], float]:
     """Cuántas conexiones se queda cada proceso, de menos a más, y los microsegundos de procesador por conexión."""
     with serving(server, everywhere()) as (pid, port), contextlib.ExitStack() as crowd:
         workers = process_tree(pid)[1:]
         empty, before = [sockets_of(worker) for worker in workers], cpu_seconds(pid)
-        for sock in (storm if at_once else one_by_one)(port):
+        for sock in arrive(port):
             crowd.enter_context(sock)
         cost = (cpu_seconds(pid) - before) / _CONNECTIONS * 1e6
         return sorted(sockets_of(worker) - rest for worker, rest in zip(workers, empty, strict=True)), cost
@@ -148,19 +158,19 @@ def measure_shares(accepts: Sequence[int], rounds: int, loops: Sequence[bool]) -
     rows = []
     for fast in loops:
         for processes in (2, 4):
-            for at_once in (True, False):
+            for title, arrive in ARRIVALS.items():
                 # Por rondas intercaladas: lo que esté haciendo la máquina, lo hace para todas.
                 seen: dict[int, list[tuple[list[int], float]]] = {most: [] for most in accepts}
                 for _ in range(rounds):
                     for most in accepts:
                         server = our_server(processes, fast=fast, accepts=most)
-                        seen[most].append(shares(server, at_once=at_once))
+                        seen[most].append(shares(server, arrive))
                 for most, samples in seen.items():
                     biggest = [each[-1] * processes / _CONNECTIONS for each, _ in samples]
                     cost = statistics.median(cost for _, cost in samples)
                     unfair = f"{statistics.median(biggest):.2f} ({min(biggest):.2f}-{max(biggest):.2f})"
-                    name, arrive = "uvloop" if fast else "asyncio", "de golpe" if at_once else "de una en una"
-                    rows.append([name, str(processes), arrive, str(most), unfair, f"{cost:.0f}"])
+                    name = "uvloop" if fast else "asyncio"
+                    rows.append([name, str(processes), title, str(most), unfair, f"{cost:.0f}"])
     print(table(head, rows), flush=True)
 
 
@@ -239,7 +249,7 @@ def balancing(server: int, folder: Path) -> Iterator[tuple[int, int]]:
     with socket.create_server((_HOST, 0)) as free:
         port = int(free.getsockname()[1])
     path = folder / "haproxy.cfg"
-    path.write_text(_BALANCER.format(host=_HOST, port=port, server=server, most=_BALANCED + _CONNECTIONS))
+    path.write_text(_BALANCER.format(host=_HOST, port=port, server=server, most=_BALANCED + _TALKING))
     process = subprocess.Popen(["haproxy", "-db", "-f", str(path)])
     try:
         deadline = time.monotonic() + _PATIENCE

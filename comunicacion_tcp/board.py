@@ -96,9 +96,19 @@ class Row:
         self.cells[PROCESS] = os.getpid()  # lo último: desde aquí se cuenta con él
 
     def leave(self) -> None:
-        """El puesto queda libre: su proceso acabó. Puede decirlo también quien lo lanzó, que es quien lo ve morir."""
+        """El puesto queda libre: su proceso acabó, y con él las conversaciones que tuviera. Puede decirlo también quien
+        lo lanzó, que es quien lo ve morir."""
+        self.cells[CLOSED] += self.cells[OPEN]
         for column in range(_FIRST_STATE, _WIDTH):
             self.cells[column] = 0
+
+    def is_stuck(self, now: float) -> bool:
+        """Si hace mucho que su bucle no gira."""
+        return now - self.cells[HEARTBEAT] > _STALE
+
+    def serves(self, now: float) -> bool:
+        """Si acepta y no está atascado."""
+        return bool(self.cells[ACCEPTING]) and not self.is_stuck(now)
 
 
 class Board:
@@ -133,13 +143,13 @@ class Board:
 
     def serving(self, now: float) -> list[Row]:
         """Las de los que aceptan y no están atascados."""
-        return [row for row in self.present if row.cells[ACCEPTING] and not _is_stuck(row, now)]
+        return [row for row in self.present if row.serves(now)]
 
     def sickness(self, now: float) -> str:
         """Por qué no está sano el programa, en una palabra; vacía si lo está. Si alguien lanza a los demás basta con
         que él lo esté, aunque no haya nadie sirviendo: del que muere o se atasca ya se ocupa él."""
         launched = self.launcher.cells[PROCESS]
-        return "atascado" if any(_is_stuck(row, now) for row in ([self.launcher] if launched else self.present)) else ""
+        return "atascado" if any(row.is_stuck(now) for row in ([self.launcher] if launched else self.present)) else ""
 
     def unreadiness(self, now: float) -> str:
         """Por qué no conviene enviarle clientes nuevos, en una palabra; vacía si se le pueden enviar. Lleno no está
@@ -151,8 +161,4 @@ class Board:
             return ""
         if serving:
             return "completo"
-        return "atascado" if any(_is_stuck(row, now) for row in self.present) else "arrancando"
-
-
-def _is_stuck(row: Row, now: float) -> bool:
-    return now - row.cells[HEARTBEAT] > _STALE
+        return "atascado" if any(row.is_stuck(now) for row in self.present) else "arrancando"

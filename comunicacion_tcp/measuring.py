@@ -208,18 +208,21 @@ class Meter(Observer):
         self._cells[board.CAPACITY] = self._cells[board.WANTED_CAPACITY] = self._limits.max_connections
         self._see_certificate()
 
-    def serving(self) -> None:
-        """Ya acepta. Desde aquí late, en el bucle en marcha."""
+    def serving(self, look: Callable[[], None]) -> None:
+        """Ya acepta. Desde aquí late, en el bucle en marcha; y a cada latido, mientras acepte, llama a ``look`` por lo
+        que sin clientes nadie miraría."""
         self._cells[board.ACCEPTING] = 1
-        self._beat(asyncio.get_running_loop())
+        self._beat(asyncio.get_running_loop(), look)
 
     def stopping(self) -> None:
         """Deja de aceptar."""
         self._cells[board.ACCEPTING] = 0
 
-    def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _beat(self, loop: asyncio.AbstractEventLoop, look: Callable[[], None]) -> None:
         self._cells[board.HEARTBEAT] = time.monotonic()
-        loop.call_later(board.BEAT, self._beat, loop)
+        if self._cells[board.ACCEPTING]:
+            look()
+        loop.call_later(board.BEAT, self._beat, loop, look)
 
     def _see_certificate(self) -> None:
         self._cells[board.CERTIFICATE_EXPIRY] = (self._tls and self._tls.expiry()) or 0

@@ -152,7 +152,9 @@ SERVICE_TIME = Family(
     unit="seconds",
 )
 OPEN = _gauge("connections_open", "Conversaciones abiertas.")
-CAPACITY = _gauge("connections_capacity", "Conversaciones que caben.")
+CAPACITY = _gauge(
+    "connections_capacity", "Conversaciones que caben; en los procesos que ya no aceptan, las que les quedan."
+)
 WANTED_CAPACITY = _gauge("connections_capacity_wanted", "Las que se pidió que cupieran; más, si faltan descriptores.")
 SERVING = _gauge("processes_serving", "Procesos que aceptan conexiones y no están atascados.")
 WANTED = _gauge("processes_wanted", "Procesos que deben servir.")
@@ -190,14 +192,17 @@ class BoardCollector:
                 metric.add_metric([value] if family.label else [], self._board.total(column))
             yield metric
         yield self._service_time()
-        present, serving = self._board.present, self._board.serving(self._now())
+        now, present = self._now(), self._board.present
+        serving = [row for row in present if row.serves(now)]
         yield _measured(OPEN, sum(row.cells[board.OPEN] for row in present))
-        yield _measured(CAPACITY, sum(row.cells[board.CAPACITY] for row in serving))
-        yield _measured(WANTED_CAPACITY, sum(row.cells[board.WANTED_CAPACITY] for row in serving))
+        # En quien ya no acepta caben las que le quedan: al recargar, los de antes no hacen parecer llenos a los nuevos.
+        left = sum(row.cells[board.OPEN] for row in present if row not in serving)
+        yield _measured(CAPACITY, left + sum(row.cells[board.CAPACITY] for row in serving))
+        yield _measured(WANTED_CAPACITY, left + sum(row.cells[board.WANTED_CAPACITY] for row in serving))
         yield _measured(SERVING, len(serving))
         yield _measured(WANTED, self._board.launcher.cells[board.WANTED_PROCESSES])
         yield _measured(STARTED, self._board.started)
-        expiries = [expiry for row in present if (expiry := row.cells[board.CERTIFICATE_EXPIRY])]
+        expiries = [expiry for row in serving if (expiry := row.cells[board.CERTIFICATE_EXPIRY])]
         if expiries:
             yield _measured(EXPIRY, min(expiries))
         build = GaugeMetricFamily(PREFIX + BUILD.name, BUILD.help, labels=_labels(BUILD))
@@ -235,15 +240,16 @@ def _short(bound: float) -> str:
 class MetricsServer:
     """Las métricas por HTTP: ``/metrics``, ``/salud`` (¿está vivo?) y ``/lista`` (¿se le pueden enviar clientes?).
 
-    Atiende pocas peticiones a la vez y ninguna más de ``_DEADLINE`` segundos: quien la haga despacio, o muchas, se
-    estorba a sí mismo y a otros como él, no a los clientes del servidor. ``sockets``: a la escucha, y desde aquí suyos.
+    Atiende pocas peticiones a la vez y ninguna más de ``_DEADLINE`` segundos, ni en cuanto no cabe otra: quien la haga
+    despacio, o muchas, no estorba a los clientes del servidor ni a quien pregunta bien. ``sockets``: a la escucha, y
+    desde aquí suyos.
     """
 
     def __init__(self, sockets: list[socket.socket], board: Board, loop: str) -> None:
         self._sockets = sockets
         self._wake, self._woken = socket.socketpair()
         self._running = self._closing = False
-        self._since: dict[socket.socket, float] = {}  # desde cuándo se atiende cada petición
+        self._since: dict[socket.socket, float] = {}  # desde cuándo se atiende cada petición; primero, la más antigua
         self._thread: threading.Thread | None = None
         self.base_environ: dict[str, str] = {}  # lo que WSGIRequestHandler espera de su servidor
         registry = CollectorRegistry()
@@ -311,8 +317,10 @@ class MetricsServer:
             time.sleep(_GLANCE)
             return
         if len(self._since) >= _MOST:
-            sock.close()
-            return
+            # Fuera la que más lleva: si el que no cabe fuera el último, ocho que no acaban de preguntar (y vuelven)
+            # dejarían al programa sin métricas, y a un orquestador creyendo que está muerto.
+            for oldest in list(self._since)[:1]:
+                self._cut(oldest)
         self._since[sock] = time.monotonic()
         try:
             threading.Thread(target=self._answer, args=(sock, address), name="métricas", daemon=True).start()
@@ -333,8 +341,12 @@ class MetricsServer:
     def _cut_since_before(self, moment: float) -> None:
         for sock, since in list(self._since.items()):
             if since <= moment:
-                with contextlib.suppress(OSError):
-                    sock.shutdown(socket.SHUT_RDWR)  # su hilo lo cierra
+                self._cut(sock)
+
+    def _cut(self, sock: socket.socket) -> None:
+        self._since.pop(sock, None)
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)  # su hilo lo cierra
 
 
 class _Request(WSGIRequestHandler):

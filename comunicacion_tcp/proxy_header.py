@@ -6,6 +6,7 @@ Aquí no hay sockets ni plazos (``server.py``). La norma de la cabecera, en sus 
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 from collections.abc import Iterable
 
@@ -100,7 +101,10 @@ def _network(name: str) -> _Network:
     try:
         network = ipaddress.ip_network(name)
     except ValueError:
-        raise ValueError(f"{name!r} no es una dirección ni una red (10.0.0.0/8, fd00::/8), ni «{UNIX}»") from None
+        problem = f"{name!r} no es una dirección ni una red (10.0.0.0/8, fd00::/8), ni «{UNIX}»"
+        with contextlib.suppress(ValueError):  # 10.0.0.5/8
+            problem = f"{name!r} no es una red: la suya es {ipaddress.ip_network(name, strict=False)}"
+        raise ValueError(problem) from None
     # Un socket que atiende las dos familias ve las de IPv4 metidas en una de IPv6 (RFC 4291, 2.5.5.2).
     mapped = getattr(network.network_address, "ipv4_mapped", None)
     if mapped and network.prefixlen >= 96:

@@ -186,6 +186,15 @@ class Server:
             if isinstance(connection, Connection):
                 connection.change_service(self.service, deferred=self._deferred)
 
+    def reread_certificate(self) -> None:
+        """Si los ficheros de TLS cambiaron, desde ahora valen los nuevos. Ya se mira con cada cliente que llega: esto
+        es para saberlo antes. Se llama en el hilo del bucle."""
+        try:
+            if self._tls and self._tls.reread(self._loop.time()):
+                self.observer.certificate_reread()
+        except BadTLSFile as bad:
+            self.observer.certificate_unusable(bad)
+
     async def retire(self, patience: float | None = None) -> None:
         """Deja de aceptar, y espera a que las conversaciones acaben por sí solas, ``patience`` segundos como mucho (por
         defecto, lo que haga falta). Para cuando otro proceso escucha ya en los mismos ``sockets``: quien esté en su
@@ -300,13 +309,8 @@ class Server:
         """Con qué habla el transporte de verdad."""
         if not isinstance(connection, Handshake):
             return connection
-        tls = cast(ServerTLS, self._tls)
-        try:
-            if tls.reread(self._loop.time()):
-                self.observer.certificate_reread()
-        except BadTLSFile as bad:
-            self.observer.certificate_unusable(bad)
-        return TLSTransport(tls.session(), connection, connection.peer)
+        self.reread_certificate()
+        return TLSTransport(cast(ServerTLS, self._tls).session(), connection, connection.peer)
 
     def _last_words(self, refusal: Refusal) -> bytes:
         """Lo que se dice a quien no se espera. A quien quiere TLS, nada: no lo entendería."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import report
+from benchmarks import processes, report
 from benchmarks.clients import PipeClient, WrongOutput, pour
 from benchmarks.results import ClientCost, PipeSample, Results, Sample
 from benchmarks.servers import Competitor, compile_c
@@ -197,3 +197,43 @@ def test_a_short_round_against_the_server_in_c() -> None:
     assert done.stdout.count("| un mensaje |") == 2
     assert "### los clientes: 5 000 líneas" in done.stdout
     assert re.search(r"^\| cliente-tcp -q \| \d", done.stdout, re.MULTILINE)
+
+
+# -- varios procesos ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("title", processes.ARRIVALS)
+def test_whoever_arrives_is_somebodys(title: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    need("taskset")
+    monkeypatch.setattr(processes, "_CONNECTIONS", 20)
+    monkeypatch.setattr(processes, "_BURST", 5)
+    taken, cost = processes.shares(processes.our_server(2, fast=False), processes.ARRIVALS[title])
+    assert len(taken) == 2
+    assert sum(taken) == 20
+    assert cost > 0
+
+
+@pytest.mark.parametrize("measure", ["reparto", "velocidad", "memoria", "balanceador"])
+def test_each_measure_of_several_processes_in_short(
+    measure: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    need_what_it_needs()
+    if measure == "balanceador":
+        need("haproxy")
+    monkeypatch.setattr(processes, "_CONNECTIONS", 20)
+    monkeypatch.setattr(processes, "_BURST", 5)
+    monkeypatch.setattr(processes, "_IDLE", 20)
+    monkeypatch.setattr(processes, "_BALANCED", 20)
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # la de pytest se queda como estaba
+    options = ["--medidas", measure, "--bucles", "asyncio", "--rondas", "1", "--segundos", "0.05"]
+    monkeypatch.setattr("sys.argv", ["processes", *options])
+    assert processes.main() == 0
+    rows = capsys.readouterr().out.splitlines()[2:-1]
+    assert len(rows) == {"reparto": 6, "velocidad": 9, "memoria": 1, "balanceador": 1}[measure]
+    assert all(re.search(r"\d", row) for row in rows)
+
+
+def test_a_measure_of_several_processes_that_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["processes", "--medidas", "nada"])
+    with pytest.raises(SystemExit):
+        processes.main()

@@ -48,6 +48,7 @@ def test_who_takes_a_seat_goes_on_counting_and_starts_anew() -> None:
     first.cells[board.ACCEPTED] += 1
     assert made.total(board.ACCEPTED) == 8
     assert first.cells[board.OPEN] == 0
+    assert made.total(board.CLOSED) == 3  # con él acabaron las que tenía
 
 
 def test_what_dead_processes_counted_is_never_lost() -> None:

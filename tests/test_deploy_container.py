@@ -74,7 +74,7 @@ def test_both_parts_have_the_same_python_and_a_fixed_one() -> None:
     for line in (tools, installed):
         assert "--constraint requirements-dev.txt" in line
     pinned = (ROOT / "requirements-dev.txt").read_text(encoding="utf-8")
-    for name in ("hatchling", "uvloop"):
+    for name in ("hatchling", "uvloop", "prometheus.client"):
         assert re.search(rf"^{name}==", pinned, re.MULTILINE)
 
 

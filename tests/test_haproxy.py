@@ -267,6 +267,7 @@ def test_every_command_of_the_page_is_of_a_test() -> None:
     assert others == [
         "servidor-tcp --host 0.0.0.0 --proxy-de 10.0.0.1",
         "haproxy -c -f /etc/haproxy/haproxy.cfg",
+        "install -m 600 /dev/null /etc/haproxy/mensajes.pem",
         "cat cert.pem clave.pem > /etc/haproxy/mensajes.pem",
         "haproxy -f haproxy.cfg -f tls.cfg",
         "haproxy -f haproxy.cfg -f tls-de-paso.cfg",
@@ -303,6 +304,23 @@ def test_tls_passed_through(certificates: Certificates) -> None:
             client.send(b"hola\nDESCONEXION\n")
             assert client.receive_all() == b"HOLA\n" + BYE
             assert accepted_by(servers, 1) == [str(sock.getsockname())]
+
+
+def test_with_client_certificates_the_question_of_the_balancer_brings_one_too(certificates: Certificates) -> None:
+    crt = re.search(r"`(crt) /etc/haproxy/sonda.pem`", (DEPLOY / "README.md").read_text(encoding="utf-8"))
+    assert crt
+    with (
+        three("--tls-cert", certificates.server, "--tls-ca", certificates.ca) as servers,
+        balancing(
+            [one.port for one in servers], passed_through=True, options=f"{crt[1]} {certificates.client}"
+        ) as balancer,
+    ):
+        balancer.wait_for_all("servidores_tls")
+        with connect(balancer.ports["5002"]) as sock:
+            client = Encrypted(sock, certificates.trusting(certificates.client))
+            client.shake()
+            client.send(b"DESCONEXION\n")
+            assert client.receive_all() == BYE
 
 
 @pytest.mark.parametrize(

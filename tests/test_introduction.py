@@ -192,9 +192,16 @@ def test_without_the_option_a_header_is_a_message_like_any_other() -> None:
         assert running.events.events[0][1] == sock.getsockname()
 
 
-@pytest.mark.parametrize("proxy_from", [[], ["localhost"], ["10.0.0.1/8"]])
-def test_what_is_not_a_network_is_an_error(proxy_from: list[str]) -> None:
-    with pytest.raises(ValueError, match="red"):
+@pytest.mark.parametrize(
+    ("proxy_from", "why"),
+    [
+        ([], "al menos una"),
+        (["localhost"], "'localhost' no es una dirección ni una red"),
+        (["10.0.0.1/8"], "'10.0.0.1/8' no es una red: la suya es 10.0.0.0/8"),
+    ],
+)
+def test_what_is_not_a_network_is_an_error(proxy_from: list[str], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
         Server(proxy_from=proxy_from)
 
 

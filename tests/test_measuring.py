@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -272,7 +273,7 @@ def test_a_real_server_counts_and_beats() -> None:
         measure(running.server, made.seat(0))
         meter.starting()
         first = made.seat(0).cells[board.HEARTBEAT]
-        running.run(meter.serving)
+        running.run(lambda: meter.serving(running.server.reread_certificate))
         with connect(running.port) as sock:
             sock.sendall("hola\nseñor\nDESCONEXION\n".encode())
             reply = receive_all(sock)
@@ -299,3 +300,28 @@ def test_with_tls_the_text_is_counted_and_the_expiry_known(certificates: Certifi
             reply = client.receive_all()
         assert made.total(board.SENT_BYTES) == len(reply)
         assert made.total(board.RECEIVED_BYTES) == len(b"hola\nDESCONEXION\n")
+
+
+def test_a_renewed_certificate_is_seen_without_clients(
+    certificates: Certificates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(board, "BEAT", 0.01)
+    monkeypatch.setattr("comunicacion_tcp.tls.LOOK_EVERY", 0.0)
+    path = tmp_path / "cert.pem"
+    path.write_bytes(Path(certificates.expired).read_bytes())
+    made = Board()
+    tls = ServerTLS(str(path))
+    with served(tls=tls) as running:
+        meter = Meter(made.seat(0), running.server.limits, tls)
+        running.server.observer = Observers(running.events, meter)
+        meter.starting()
+        running.run(lambda: meter.serving(running.server.reread_certificate))
+        path.write_text("a medio escribir", encoding="utf-8")
+        wait_until(lambda: made.total(board.CERTIFICATE_REREADS["failed"]) > 0)
+        path.write_bytes(Path(certificates.server).read_bytes())
+        wait_until(lambda: made.total(board.CERTIFICATE_EXPIRY) == certificates.serving().expiry())
+        running.run(meter.stopping)
+        rereads, beat = made.total(board.CERTIFICATE_REREADS["ok"]), made.total(board.HEARTBEAT)
+        path.write_bytes(Path(certificates.expired).read_bytes())
+        wait_until(lambda: made.total(board.HEARTBEAT) > beat + 5 * board.BEAT)
+        assert made.total(board.CERTIFICATE_REREADS["ok"]) == rereads  # quien no acepta no se lo enseña a nadie

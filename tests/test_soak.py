@@ -19,9 +19,9 @@ from soak import run
 from soak.load import Load, Spec
 from soak.oracle import Flood, Oracle, WrongReply, reply, request
 from soak.relay import relay
-from soak.results import Outcome, Scenario, Unavailable
+from soak.results import Failed, Outcome, Scenario, Unavailable
 from soak.scale import QUICK
-from soak.scenarios import SCENARIOS
+from soak.scenarios import SCENARIOS, processes
 from soak.scenarios.crowds import slope
 from soak.server import TcpLine
 
@@ -217,6 +217,15 @@ def test_the_slope_is_per_minute() -> None:
     assert slope([(0, 5), (1, 7), (2, 9)]) == pytest.approx(120)
     assert slope([(0, 5), (1, 5)]) == 0
     assert slope([(1, 5)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("cut", "why"), [([1, 9], "1 conversaciones que no eran"), ([1, 1, 0, 2], "4 conversaciones, y .* tenía 3")]
+)
+def test_only_the_conversations_of_the_dead_may_be_cut(cut: list[int], why: str) -> None:
+    processes.check_cuts([1, 0, 3], {1, 2, 3})  # 0: la de quien no llegó a saber su puerto
+    with pytest.raises(Failed, match=why):
+        processes.check_cuts(cut, {1, 2, 3})
 
 
 def test_a_line_of_proc_net_tcp() -> None:

@@ -21,7 +21,7 @@ _COMMAND = "tools.sizing"
 
 # -- lo medido (docs/escalado.md, «Lo que se ha medido»)
 
-MESSAGE = 10e-6
+MESSAGE = 12e-6
 """Segundos de procesador por mensaje, en petición y respuesta."""
 CONNECTION = 130e-6
 """Segundos de procesador por conexión que llega, dice algo y se despide."""

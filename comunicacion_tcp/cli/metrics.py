@@ -50,6 +50,7 @@ class Metrics:
     """Lo que apunta ``server`` en la fila ``row``. ``tls``: con qué cifra, si cifra."""
 
     def __init__(self, server: Server, tls: ServerTLS | None, row: Row) -> None:
+        self._server = server
         self.meter = Meter(row, server.limits, tls)
         server.observer = Observers(server.observer, self.meter)
         measure(server, row)
@@ -62,7 +63,8 @@ class Metrics:
 
     def serving(self) -> None:
         """El servidor ya acepta."""
-        self.meter.serving()
+        # Sin clientes, el certificado renovado no se leería, y se avisaría de que caduca el de antes.
+        self.meter.serving(self._server.reread_certificate)
 
     def stopping(self) -> None:
         """Deja de aceptar."""

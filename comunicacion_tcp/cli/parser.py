@@ -116,13 +116,16 @@ class SpanishParser(argparse.ArgumentParser):
         """Da a ``given`` las opciones del fichero ``path`` que estén en ``missing``."""
         actions = {self._key(action): action for action in self._actions if self._variable(action)}
         for number, line in enumerate(self._lines(path), 1):
-            key, _, text = (part.strip() for part in line.partition("="))
+            key, equals, text = (part.strip() for part in line.partition("="))
             if not key or key.startswith("#"):
                 continue
             where = f"{path}, línea {number}: {escape(key)}"
             action = actions.get(key)
             if action is None or action.dest == "configuracion":
-                self.error(f"{where} no es una opción")
+                written = equals and not key.startswith("-")
+                self.error(
+                    f"{where} no es una opción" + ("" if written else ": se escribe «opción = valor», sin guiones")
+                )
             value = self._convert(action, text, where)
             if action.dest in missing:
                 setattr(given, action.dest, value)

@@ -35,6 +35,7 @@ _SEVERAL = ("--procesos", str(_PROCESSES), "--registro", "json")
 _OURS = ("--servicio", "soak.own_services:upper", "--hilos", "0")
 _REPLACED_SOON = 1_000.0  # milisegundos: casi todo es bifurcar al padre e importar el servicio
 _SLACK = 3.0  # segundos sobre el plazo en que se nota que uno no vive: una vuelta del padre, poner otro, y la máquina
+_HEARD = 0.2  # segundos en que a la carga le da tiempo a saber que le han cortado
 _MOST_GROWTH = 4 * 1024  # bytes que el padre puede crecer por recarga: diez mil recargas serían 40 MB
 _ATTEMPTS = 5  # los que se hacen de que empiece el primero (supervision.py, MOST_FAILURES)
 _MOST_SPAWNS = 15  # por minuto, de uno que no consigue empezar: doblando la espera desde 0.1 s salen 9 o 10
@@ -64,12 +65,6 @@ class _Journal:
 
         until(comes, f"que el servidor cuente {' o '.join(names)}", patience)
         return found[0]
-
-    def count(self, name: str) -> int:
-        """Cuántos sucesos ``name`` hay desde el último que se esperó; se olvidan todos."""
-        self._read()
-        events, self._events = self._events, []
-        return sum(event["event"] == name for event in events)
 
     def _read(self) -> None:
         data = self._server.output_from(self._position)
@@ -106,7 +101,7 @@ def _state(pid: int) -> str:
         return ""
 
 
-def _check_cuts(cut: list[int], held: set[int]) -> None:
+def check_cuts(cut: list[int], held: set[int]) -> None:
     """``Failed`` si se cortó a alguien que no era del proceso que murió, cuyas conexiones eran ``held``."""
     if others := [port for port in cut if port and port not in held]:
         raise Failed(f"cortadas {len(others)} conversaciones que no eran del proceso que murió")
@@ -135,7 +130,7 @@ def workers_killed(scale: Scale) -> Outcome:
             replaced.append((there - when) * 1000)
             time.sleep(max(0.0, scale.kill_every - (time.monotonic() - turn)))
             figures = load.look()
-            _check_cuts(figures.cut, held)
+            check_cuts(figures.cut, held)
             kills, cuts, owned = kills + 1, cuts + len(figures.cut), owned + len(held)
             waited += scale.waiting
             worst = max(worst, figures.p99)
@@ -190,8 +185,9 @@ def worker_stopped(scale: Scale) -> Outcome:
                 held = server.held_by(victim)
                 _, noticed = journal.next("worker_hung", patience=PATIENCE + scale.worker_timeout)
                 _, there = journal.next("worker_replaced")
+                time.sleep(_HEARD)
                 during = load.look()
-                _check_cuts(during.cut, held)
+                check_cuts(during.cut, held)
                 load.finish()
             figures.append(
                 f"{what}: se nota a los {noticed - start:.1f} s y a los {there - start:.1f} s sirve otro; cortadas "
@@ -374,7 +370,7 @@ def _one_does_not_start(folder: Path, scale: Scale) -> tuple[float, float]:
         start = time.monotonic()
         time.sleep(scale.failing_seconds)
         spawns = len(born.read_text()) * 60 / (time.monotonic() - start)
-        _check_cuts(load.look().cut, held)
+        check_cuts(load.look().cut, held)
         service.write_text(_GOOD)
         start = time.monotonic()
         journal.next("worker_replaced", patience=2 * PATIENCE)  # la espera más larga entre dos intentos es de 30 s

@@ -82,6 +82,8 @@ def test_the_file_may_have_windows_line_endings(tmp_path: Path) -> None:
         (b"numero-grande = 7\nnada = 1\n", "línea 2: nada no es una opción"),
         (b"numero-grande = 100\n", "línea 1: numero-grande debe ser un número de 0 a 99, no '100'"),
         (b"numero-grande\n", "línea 1: numero-grande debe ser un número de 0 a 99, no ''"),
+        (b"numero-grande 7\n", "línea 1: numero-grande 7 no es una opción: se escribe «opción = valor», sin guiones."),
+        (b"--texto = a\n", "línea 1: --texto no es una opción: se escribe «opción = valor», sin guiones."),
         (b"vivo = claro\n", "línea 1: vivo debe ser 1 o 0, no 'claro'"),
         (b"configuracion = otra.conf\n", "línea 1: configuracion no es una opción"),
         (b"help = 1\n", "línea 1: help no es una opción"),

@@ -9,23 +9,18 @@ import pytest
 
 from comunicacion_tcp.cli.server import _parser
 
-# Se construyen aparte: mientras el servidor no las tenga, no se mira cómo se usan.
-_COMING = {"--metricas", "--proxy-de"}
-
 
 def check_options(arguments: list[str], configuration: Path | None = None) -> argparse.Namespace:
     """Lo que ``servidor-tcp`` entiende de ``arguments``, que son opciones con su valor detrás de un igual o de un
     espacio. ``configuration``: el fichero que hará de ``--configuracion``, esté donde esté el de verdad."""
     parser = _parser("servidor-tcp")
-    absent = _COMING - set(parser._option_string_actions)
     kept: list[str] = []
     for argument in " ".join(arguments).replace(" --", "\n--").splitlines():
         option, value = argument.replace(" ", "=", 1).split("=", 1)
         if option == "--configuracion":
             assert value.startswith("/")
             value = str(configuration)
-        if option not in absent:
-            kept.append(f"{option}={value}")
+        kept.append(f"{option}={value}")
     try:
         return parser.parse_args(kept)
     except SystemExit:
