@@ -11,6 +11,7 @@ escuchan los abre el padre y los heredan los hijos: la muerte de uno no pierde a
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import gc
 import os
@@ -53,6 +54,8 @@ class Seat:
         quedaría con el puerto. Avisa el canal (SIGIO, fcntl(2)) y no un plazo que corra mientras el padre vive: ese
         vencería para todos al volver de Ctrl-Z, o de una máquina parada."""
         signal.signal(signal.SIGIO, lambda *_: self._look_for_parent())
+        # Python, al acabar, deja cada señal como al principio, y una orden que llegue entonces lo mataría.
+        atexit.register(signal.signal, signal.SIGIO, signal.SIG_IGN)
         fcntl.fcntl(self._channel, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(self._channel, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)
         self._look_for_parent()  # pudo morir antes

@@ -71,7 +71,7 @@ def serving(*options: str, processes: int = 2, cwd: Path | None = None) -> Itera
 def ends(server: Program, code: int = 0) -> None:
     """Se le pide acabar, y acaba con ``code`` sin quejas."""
     server.signal(signal.SIGTERM)
-    assert server.wait() == code
+    assert server.wait() == code, server.output + server.errors
     assert server.errors == ""
 
 
