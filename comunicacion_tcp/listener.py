@@ -69,6 +69,8 @@ class Listener:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._sock = sock
+        self.address = address_of(sock)
+        """``(ip, puerto)``, o ``("unix:/ruta", 0)``. También después de cerrarse: puede preguntarlo otro hilo."""
         self._take = take
         self._trouble = trouble
         self._pause = pause
@@ -76,11 +78,6 @@ class Listener:
         self._accepts = _SHARED_ACCEPTS if shared else _ACCEPTS_PER_TURN
         self._asking: asyncio.Task[None] | None = None
         self._retry: asyncio.TimerHandle | None = None
-
-    @property
-    def address(self) -> Peer:
-        """``(ip, puerto)``, o ``("unix:/ruta", 0)``."""
-        return address_of(self._sock)
 
     def start(self) -> None:
         """Empieza a aceptar."""

@@ -352,3 +352,14 @@ def test_closing_takes_whoever_was_already_waiting(queued: int, taken: int) -> N
             sock.close()
 
     run_loop(run())
+
+
+def test_where_it_listened_is_known_after_closing() -> None:
+    # Quien lo pregunta puede ser otro hilo, mientras el del bucle lo cierra.
+    async def run() -> None:
+        door = Door()
+        before = door.listener.address
+        door.close(0)
+        assert door.listener.address == before
+
+    run_loop(run())
