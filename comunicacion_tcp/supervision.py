@@ -156,11 +156,6 @@ class Supervision:
         return bool(self._stopping)
 
     @property
-    def reloading(self) -> bool:
-        """Si hay una generación nueva empezando."""
-        return self._candidate is not None
-
-    @property
     def generation(self) -> int:
         """La que sirve: la 0, o lo que devolvió ``reload``."""
         return self._current
@@ -169,11 +164,6 @@ class Supervision:
     def generations(self) -> set[int]:
         """Las que pueden necesitar otro proceso: la que sirve, la que empieza y la que vendrá después."""
         return {*self._plans, *([self._last_generation] if self._asked else [])}
-
-    @property
-    def pids(self) -> list[int]:
-        """Los procesos que viven."""
-        return list(self._workers)
 
     @property
     def wanted(self) -> int:
@@ -292,8 +282,7 @@ class Supervision:
             hung = hung or now >= worker.deadline
         if hung:
             self._watcher.hung(worker.pid, silent, served=worker.state == SERVING)
-            worker.was, worker.state = worker.state, KILLED
-            self._orders.append(Kill(pid=worker.pid))
+            self._kill(worker)
 
     def _patience(self, worker: Worker) -> float:
         if worker.state == RETIRING:
@@ -303,11 +292,14 @@ class Supervision:
     def _close(self, worker: Worker, how: str) -> None:
         worker.deadline = 0.0
         if worker.state == STARTING:  # no tiene nada que responder
-            worker.was, worker.state = worker.state, KILLED
-            self._orders.append(Kill(pid=worker.pid))
+            self._kill(worker)
         else:
             worker.state = RETIRING if how == RETIRE else CLOSING
             self._orders.append(Order(pid=worker.pid, what=how))
+
+    def _kill(self, worker: Worker) -> None:
+        worker.was, worker.state = worker.state, KILLED
+        self._orders.append(Kill(pid=worker.pid))
 
     def _of(self, generation: int, *states: str) -> list[Worker]:
         return [one for one in self._workers.values() if one.generation == generation and one.state in states]

@@ -1,6 +1,6 @@
 """``--procesos``: el padre de los procesos que sirven. Abre los sockets, los vigila y cuenta lo que les pasa.
 
-Aquí no se sirve nada (``server.py``), no se decide cuándo hace falta otro (``comunicacion_tcp/supervision.py``) ni se
+Aquí no se sirve nada (``serving.py``), no se decide cuándo hace falta otro (``comunicacion_tcp/supervision.py``) ni se
 crea ninguno (``comunicacion_tcp/supervisor.py``).
 """
 
@@ -26,7 +26,7 @@ from ..supervisor import Helper, Seat, Supervisor
 from .log import LEVELS, lines_lost, logging_to
 from .metrics import CannotMeasure, open_metrics
 from .output import CarefulOutput, Turn, not_for_long
-from .report import tell_address_ignored, tell_listening, tell_measuring
+from .report import tell_listening, tell_measuring
 from .sentences import bad_socket, listening_failed
 from .serving import AUTO, FAILED, OK, Launch, Post, formatter_of, is_usual_place
 from .terminal import complain, is_terminal
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ..metrics import MetricsServer
 
 _READING = 5.0  # segundos para leer la configuración: un disco de red, aun lento, tarda menos
+_LOOK_AT = "(mira «ulimit -u», «ulimit -n» y la memoria)"  # cuando el sistema no da más procesos
 _SEATS = 2048  # puestos en la pizarra: dos generaciones de los más que se pueden pedir; es 1 MB
 
 
@@ -182,23 +183,29 @@ class _Fleet(Watcher):
             with contextlib.redirect_stderr(complaint), not_for_long(_READING):
                 launch = self._again()
         except SystemExit:
-            self._row.cells[CONFIGURATION_RELOADS["failed"]] += 1
-            line = f"Se sigue con la configuración de antes. {complaint.getvalue().strip()}"
-            self._tell(ERROR, "reload_failed", line, {})
-            self._notifier.ready()
+            self._stay(f"Se sigue con la configuración de antes. {complaint.getvalue().strip()}", {})
             return
-        if (launch.options.host, launch.options.puerto) != (self._options.host, self._options.puerto):
-            line = "Aviso: --host y --puerto no cambian al recargar. Para eso, detén el servidor y arráncalo otra vez."
-            self._tell(WARNING, "address_kept", line, {})
-        if launch.options.metricas != self._options.metricas:
-            line = "Aviso: --metricas no cambia al recargar. Para eso, detén el servidor y arráncalo otra vez."
-            self._tell(WARNING, "address_kept", line, {})
+        asked, kept = launch.options, self._options
+        if (asked.host, asked.puerto) != (kept.host, kept.puerto):
+            self._keep_address("--host y --puerto no cambian")
+        if asked.metricas != kept.metricas:
+            self._keep_address("--metricas no cambia")
         self._tell(INFO, "reloading", "Recargando la configuración, el certificado y el servicio...", {})
         if not self._lent:
             for sock in self._sockets:
                 sock.listen(launch.limits.backlog)
         self.launches[self._supervision.reload(_wanted(launch), launch.limits)] = launch
         self.launches = {number: self.launches[number] for number in self._supervision.generations}
+
+    def _keep_address(self, what: str) -> None:
+        line = f"Aviso: {what} al recargar. Para eso, detén el servidor y arráncalo otra vez."
+        self._tell(WARNING, "address_kept", line, {})
+
+    def _stay(self, line: str, fields: dict[str, int]) -> None:
+        """La recarga no pudo ser: lo dice ``line``."""
+        self._row.cells[CONFIGURATION_RELOADS["failed"]] += 1
+        self._tell(ERROR, "reload_failed", line, fields)
+        self._notifier.ready()
 
     # -- lo que pasa ----------------------------------------------------------------------------------------
 
@@ -207,12 +214,11 @@ class _Fleet(Watcher):
         tell_listening(
             self._tell,
             [address_of(sock) for sock in self._sockets],
-            usual=is_usual_place(options) and not self._lent,
+            usual=is_usual_place(options),
             encrypted=bool(options.tls_cert),
+            lent=self._lent,
             processes=self._supervision.serving,
         )
-        if self._lent and not is_usual_place(options):
-            tell_address_ignored(self._tell)
         if self._measured_at:
             tell_measuring(self._tell, self._measured_at)
         self._notifier.ready()
@@ -238,7 +244,7 @@ class _Fleet(Watcher):
         who = (
             f"El proceso {pid} ha acabado sin llegar a servir ({_how(status)})"
             if pid
-            else "No se pueden crear procesos (mira «ulimit -u», «ulimit -n» y la memoria)"
+            else f"No se pueden crear procesos {_LOOK_AT}"
         )
         line = f"{who}: se prueba otra vez en {delay:g} s."
         self._tell(ERROR, "worker_not_started", line, {"worker": pid, "status": status, "seconds": delay})
@@ -257,14 +263,12 @@ class _Fleet(Watcher):
         self._notifier.ready()
 
     def reload_failed(self, pid: int, status: int) -> None:
-        self._row.cells[CONFIGURATION_RELOADS["failed"]] += 1
         who = (
             f"el proceso {pid}, nuevo, acabó antes de que sirvieran todos ({_how(status)})"
             if pid
-            else "no se pueden crear otros (mira «ulimit -u», «ulimit -n» y la memoria)"
+            else f"no se pueden crear otros {_LOOK_AT}"
         )
-        self._tell(ERROR, "reload_failed", f"Se sigue con los procesos de antes: {who}.", {"status": status})
-        self._notifier.ready()
+        self._stay(f"Se sigue con los procesos de antes: {who}.", {"status": status})
 
 
 def _wanted(launch: Launch) -> int:

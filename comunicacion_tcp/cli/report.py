@@ -42,13 +42,9 @@ class Reporter(Observer):
 
     # -- la vida del servidor -------------------------------------------------------------------------------
 
-    def listening(self, addresses: list[Peer], *, usual: bool, encrypted: bool) -> None:
-        """Empieza a escuchar en ``addresses``. ``usual``: si es donde siempre."""
-        tell_listening(self._tell, addresses, usual=usual, encrypted=encrypted)
-
-    def address_ignored(self) -> None:
-        """Se le dijo dónde escuchar, y systemd le dio los sockets."""
-        tell_address_ignored(self._tell)
+    def listening(self, addresses: list[Peer], *, usual: bool, encrypted: bool, lent: bool = False) -> None:
+        """Empieza a escuchar en ``addresses``. ``usual`` y ``lent``, como en ``tell_listening``."""
+        tell_listening(self._tell, addresses, usual=usual, encrypted=encrypted, lent=lent)
 
     def measuring(self, addresses: list[Peer]) -> None:
         """Da las métricas en ``addresses``."""
@@ -182,7 +178,7 @@ class WorkerReporter(Reporter):
         super().__init__(log, loop)
         self._first = first
 
-    def listening(self, addresses: list[Peer], *, usual: bool, encrypted: bool) -> None:
+    def listening(self, addresses: list[Peer], *, usual: bool, encrypted: bool, lent: bool = False) -> None:
         pass
 
     def stopping(self, conversations: int) -> None:
@@ -242,10 +238,13 @@ def tell_measuring(tell: Tell, addresses: list[Peer]) -> None:
     tell(INFO, "measuring", f"Métricas en {where}", {"addresses": addresses})
 
 
-def tell_listening(tell: Tell, addresses: list[Peer], *, usual: bool, encrypted: bool, processes: int = 0) -> None:
-    """Se escucha en ``addresses``. ``usual``: si es donde siempre. ``processes``: cuántos procesos, si los hay, y este
-    es su padre: se dice su número, que es a quien se le mandan las señales."""
-    where = "" if usual else " en " + " y ".join(format_address(*address) for address in addresses)
+def tell_listening(
+    tell: Tell, addresses: list[Peer], *, usual: bool, encrypted: bool, lent: bool = False, processes: int = 0
+) -> None:
+    """Se escucha en ``addresses``. ``usual``: si se pidió donde siempre. ``lent``: si los sockets los dio systemd, y lo
+    pedido no se mira. ``processes``: cuántos procesos, si los hay, y este es su padre: se dice su número, que es a
+    quien se le mandan las señales."""
+    where = "" if usual and not lent else " en " + " y ".join(format_address(*address) for address in addresses)
     parent = f" (padre: {os.getpid()})"
     crowd = f", con {processes} procesos{parent}" if processes > 1 else f", con 1 proceso{parent}" if processes else ""
     fields: dict[str, Any] = {"addresses": addresses}
@@ -258,12 +257,9 @@ def tell_listening(tell: Tell, addresses: list[Peer], *, usual: bool, encrypted:
             "--tls-cert y --tls-clave."
         )
         tell(WARNING, "not_encrypted", line, {})
-
-
-def tell_address_ignored(tell: Tell) -> None:
-    """Cuenta que ``--host`` y ``--puerto`` no se miran, porque los sockets los dio systemd."""
-    line = "Aviso: se escucha en los sockets que dio systemd, y no donde dicen --host y --puerto. Quítalos."
-    tell(WARNING, "address_ignored", line, {})
+    if lent and not usual:
+        line = "Aviso: se escucha en los sockets que dio systemd, y no donde dicen --host y --puerto. Quítalos."
+        tell(WARNING, "address_ignored", line, {})
 
 
 def _is_local(address: Peer) -> bool:

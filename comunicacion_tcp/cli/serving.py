@@ -184,10 +184,8 @@ async def _serve(
         if metrics:
             metrics.close()
         return FAILED
-    usual = is_usual_place(options)
-    reporter.listening(server.addresses, usual=usual and not systemd.sockets, encrypted=tls is not None)
-    if systemd.sockets and not usual:
-        reporter.address_ignored()
+    lent = bool(systemd.sockets)
+    reporter.listening(server.addresses, usual=is_usual_place(options), encrypted=tls is not None, lent=lent)
     if metrics:
         metrics.serving()
         reporter.measuring(metrics.addresses)
