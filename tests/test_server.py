@@ -758,23 +758,20 @@ def test_everyone_in_a_full_queue_is_answered_before_stopping() -> None:
 
 def test_two_servers_share_a_socket_and_one_retires_without_losing_anybody() -> None:
     (shared,) = open_sockets("127.0.0.1", 0, 100)
-    with (
-        served(sockets=[shared.dup()]) as old,
-        connect(old.port) as talking,
-        served(sockets=[shared]) as new,
-    ):
-        wait_until(lambda: old.server.conversations == 1)
-        retired = old.retire()
-        wait_until(lambda: not old.server.addresses, "que deje de escuchar")
-        with connect(new.port) as sock:
-            sock.sendall(b"hola\n")
-            assert receive(sock, 5) == b"HOLA\n"
-        assert new.server.conversations + len(new.events.gone) == 1
-        talking.sendall(b"sigo\n")
-        assert receive(talking, 5) == b"SIGO\n"
-        assert not retired.done()
-        talking.close()
-        retired.result(PATIENCE)
+    with served(sockets=[shared.dup()]) as old, connect(old.port) as talking:
+        wait_until(lambda: old.server.conversations == 1, "que la acepte el viejo, que aún está solo")
+        with served(sockets=[shared]) as new:
+            retired = old.retire()
+            wait_until(lambda: not old.server.addresses, "que deje de escuchar")
+            with connect(new.port) as sock:
+                sock.sendall(b"hola\n")
+                assert receive(sock, 5) == b"HOLA\n"
+            wait_until(lambda: len(new.events.gone) == 1, "que la nueva la atienda el nuevo")
+            talking.sendall(b"sigo\n")
+            assert receive(talking, 5) == b"SIGO\n"
+            assert not retired.done()
+            talking.close()
+            retired.result(PATIENCE)
 
 
 def test_retiring_has_an_end_for_whoever_never_leaves() -> None:
