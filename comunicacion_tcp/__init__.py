@@ -8,7 +8,8 @@ El mapa de la casa; los imports van solo hacia abajo (lo vigila ``tests/test_arc
     fresh_imports importar otra vez un servicio cuyo fuente cambió
     watch         PURO: saber si unos ficheros han cambiado
     loading       de "modulo:funcion" a un servicio
-    metrics       lo apuntado, como lo quiere Prometheus, y por HTTP
+    metrics_server las métricas por HTTP, y las preguntas de quien vigila
+    metrics       lo apuntado, como lo quiere Prometheus
     measuring     un servidor que apunta cuánto entra, cuánto sale y cómo acaba cada mensaje
     supervisor    varios procesos que sirven lo mismo: crearlos, vigilarlos, hablar con ellos
     supervision   PURO: cuándo hace falta otro proceso, cuándo sobra y cuándo se deja de intentar

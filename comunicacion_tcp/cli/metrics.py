@@ -1,7 +1,7 @@
 """``--metricas``: dónde se piden, y qué se dice si no se puede.
 
-Qué se cuenta lo dice ``comunicacion_tcp/measuring.py``; cómo se enseña, ``comunicacion_tcp/metrics.py``, que aquí solo
-se carga si se piden: prometheus_client es un extra.
+Qué se cuenta lo dice ``comunicacion_tcp/measuring.py``; cómo se enseña, ``metrics.py`` y ``metrics_server.py``, que
+solo se cargan si se piden: prometheus_client es un extra.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .sentences import metrics_failed
 
 TYPE_CHECKING = False  # como la de typing, sin pagar su importación
 if TYPE_CHECKING:
-    from ..metrics import MetricsServer
+    from ..metrics_server import MetricsServer
 
 _MISSING = (
     "--metricas necesita prometheus-client, que no está instalado. En el mismo entorno, «pip install "
@@ -35,13 +35,13 @@ class CannotMeasure(Exception):
 def open_metrics(place: Peer, board: Board) -> MetricsServer:
     """Abre en ``place`` dónde se piden las métricas de ``board``, sin atender aún a nadie. Error: ``CannotMeasure``."""
     try:
-        from .. import metrics
+        from .. import metrics_server
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "prometheus_client":
             raise
         raise CannotMeasure(_MISSING) from error
     try:
-        return metrics.open_metrics(*place, board, loops.NAME)
+        return metrics_server.open_metrics(*place, board, loops.NAME)
     except NetworkError as error:
         raise CannotMeasure(metrics_failed(error)) from error
 

@@ -34,7 +34,7 @@ from .under_systemd import Manager, manager
 
 TYPE_CHECKING = False  # como la de typing, sin pagar su importación
 if TYPE_CHECKING:
-    from ..metrics import MetricsServer
+    from ..metrics_server import MetricsServer
 
 _READING = 5.0  # segundos para leer la configuración: un disco de red, aun lento, tarda menos
 _LOOK_AT = "(mira «ulimit -u», «ulimit -n» y la memoria)"  # cuando el sistema no da más procesos

@@ -148,12 +148,12 @@ def test_without_the_extra_everything_else_works() -> None:
 
 
 def test_something_else_missing_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    from comunicacion_tcp import metrics
+    from comunicacion_tcp import metrics_server
 
     def broken(*_: object) -> None:
         raise ModuleNotFoundError("falta otra cosa", name="otra")
 
-    monkeypatch.setattr(metrics, "open_metrics", broken)
+    monkeypatch.setattr(metrics_server, "open_metrics", broken)
     with pytest.raises(ModuleNotFoundError, match="otra cosa"):
         module.open_metrics(("127.0.0.1", 0), Board())
 
@@ -182,12 +182,12 @@ def test_a_busy_server_port_leaves_no_metrics_behind() -> None:
     ],
 )
 def test_each_reason_is_told(error: type[NetworkError], words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from comunicacion_tcp import metrics
+    from comunicacion_tcp import metrics_server
 
     def failing(*_: object) -> None:
         raise error("sitio:9100", PermissionError(13, "no"))
 
-    monkeypatch.setattr(metrics, "open_metrics", failing)
+    monkeypatch.setattr(metrics_server, "open_metrics", failing)
     with pytest.raises(module.CannotMeasure, match=rf"en sitio:9100: {words}\. Elige otro sitio con --metricas\."):
         module.open_metrics(("sitio", 9100), Board())
 

@@ -1,0 +1,179 @@
+"""Las métricas por HTTP: las dos preguntas de quien vigila, quien pregunta mal o despacio, abrir y cerrar."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from comunicacion_tcp import board, metrics_server
+from comunicacion_tcp.board import Board
+from comunicacion_tcp.errors import AddressInUse
+from comunicacion_tcp.metrics_server import MetricsServer, open_metrics
+
+from .support.measured import Web, full_board, web
+from .support.prometheus import get
+from .support.sockets import connect, receive_all
+from .support.waiting import PATIENCE, wait_until
+
+
+@pytest.fixture
+def page() -> Iterator[Web]:
+    with web(full_board()) as served:
+        yield served
+
+
+def test_alive_and_ready(page: Web) -> None:
+    for path in ("/salud", "/lista"):
+        answer = get(page.url + path)
+        assert (answer.status, answer.text) == (200, "bien\n")
+    page.board.seat(0).cells[board.OPEN] = 10
+    assert get(f"{page.url}/salud").status == 200
+    answer = get(f"{page.url}/lista")
+    assert (answer.status, answer.text) == (503, "completo\n")
+    page.board.seat(0).cells[board.HEARTBEAT] -= 60
+    for path in ("/salud", "/lista"):
+        answer = get(page.url + path)
+        assert (answer.status, answer.text) == (503, "atascado\n")
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics/", "/favicon.ico", "/metrics/../salud"])
+def test_there_is_nothing_else(page: Web, path: str) -> None:
+    assert get(page.url + path).status == 404
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/salud", "/nada"])
+def test_a_head_is_a_get_without_its_body(page: Web, path: str) -> None:
+    whole, head = get(page.url + path), get(page.url + path, method="HEAD")
+    assert head.status == whole.status
+    assert head.text == ""
+    assert head.headers["Content-Length"] == str(len(whole.text.encode()))
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
+def test_it_can_only_be_read(page: Web, method: str) -> None:
+    answer = get(f"{page.url}/metrics", method=method)
+    assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD")
+
+
+def test_it_does_not_say_what_runs_it(page: Web) -> None:
+    assert get(page.url).headers["Server"] == "comunicacion_tcp"
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        b"\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\n\n",
+        b"GET\r\n\r\n",
+        b"GET /metrics HTTP/9\r\n\r\n",
+        b"GET /metrics?name[]=%ff&%zz HTTP/1.0\r\n\r\n",
+        b"GET " + b"x" * 100_000,
+        b"GET /metrics HTTP/1.1\r\n" + b"a: b\r\n" * 50_000,
+        b"GET /metrics HTTP/1.1\r\nContent-Length: 99999\r\n\r\n",
+    ],
+    ids=range(8),
+)
+def test_odd_requests_harm_nobody(page: Web, entry: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    with connect(page.port) as sock, contextlib.suppress(OSError):
+        sock.sendall(entry)
+        sock.shutdown(socket.SHUT_WR)
+        receive_all(sock)
+    assert get(f"{page.url}/salud").status == 200
+    assert capfd.readouterr() == ("", "")
+
+
+def test_who_leaves_without_reading_harms_nobody(page: Web, capfd: pytest.CaptureFixture[str]) -> None:
+    for _ in range(3):
+        with connect(page.port) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+            sock.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+    assert get(f"{page.url}/salud").status == 200
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_slow_ones_are_few_and_do_not_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics_server, "_DEADLINE", PATIENCE)  # hasta que estén todos
+    monkeypatch.setattr(metrics_server, "_GLANCE", 0.1)
+    before = threading.active_count()
+    with web(full_board()) as page, contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(connect(page.port)) for _ in range(metrics_server._MOST)]
+        for sock in slow:
+            sock.sendall(b"GET /metrics HTTP/1.0\r\n")
+
+        def dripping() -> bool:
+            # Cada byte llega a tiempo, y el final no llega nunca.
+            for sock in slow:
+                with contextlib.suppress(OSError):
+                    sock.sendall(b"a")
+            return threading.active_count() == before + 1
+
+        wait_until(lambda: threading.active_count() == before + 1 + metrics_server._MOST)
+        monkeypatch.setattr(metrics_server, "_DEADLINE", 0.5)
+        wait_until(dripping, "que se corte a los lentos")
+        assert get(f"{page.url}/salud").status == 200
+
+
+def test_the_slow_ones_do_not_keep_out_who_asks_well(page: Web) -> None:
+    with contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(connect(page.port)) for _ in range(metrics_server._MOST)]
+        for sock in slow:
+            sock.sendall(b"GET /metrics HTTP/1.1\r\n")
+        wait_until(lambda: len(page.server._since) == metrics_server._MOST)
+        for path in ("/salud", "/metrics"):
+            assert get(page.url + path).status == 200
+        assert receive_all(slow[0]) == b""  # su sitio, el más antiguo, es el que hizo falta
+    wait_until(lambda: not page.server._since)
+
+
+# -- abrir y cerrar -----------------------------------------------------------------------------------------
+
+
+def test_a_busy_port_is_the_error_of_any_server(page: Web) -> None:
+    with pytest.raises(AddressInUse):
+        open_metrics("127.0.0.1", page.port, Board(), "asyncio")
+
+
+def test_a_name_of_two_addresses_is_served_in_both() -> None:
+    server = open_metrics("localhost", 0, full_board(), "asyncio")
+    server.start()
+    try:
+        for host, port, *_ in server.addresses:
+            at = f"[{host}]" if ":" in host else host
+            assert get(f"http://{at}:{port}/salud").status == 200
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize("how", [MetricsServer.close, MetricsServer.release])
+def test_what_never_ran_leaves_nothing(how: Callable[[MetricsServer], Any]) -> None:
+    server = open_metrics("127.0.0.1", 0, Board(), "asyncio")
+    port = server.addresses[0][1]
+    how(server)
+    with pytest.raises(ConnectionRefusedError):
+        connect(port)
+
+
+def test_closing_twice_is_closing() -> None:
+    server = open_metrics("127.0.0.1", 0, Board(), "asyncio")
+    server.start()
+    server.close()
+    server.close()
+
+
+def test_run_in_the_main_thread_ends_when_told() -> None:
+    server = open_metrics("127.0.0.1", 0, Board(), "asyncio")
+    timer = threading.Timer(0.05, server.close)  # antes o después de que empiece: da igual
+    timer.start()
+    server.run()
+    timer.join()
+
+
+def test_closed_before_it_runs_it_does_not_run() -> None:
+    server = open_metrics("127.0.0.1", 0, Board(), "asyncio")
+    server.close()
+    server.run()
