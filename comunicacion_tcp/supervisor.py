@@ -4,8 +4,8 @@ Aquí no se decide cuándo hace falta otro, ni cuándo sobra (``supervision.py``
 una persona. El padre no tiene bucle de asyncio ni hilos: un proceso con hilos no se puede bifurcar sin riesgo (POSIX,
 fork()), y así no hay nada en él que se pueda atascar.
 
-Padre e hijo hablan por un par de sockets, de byte en byte; cuando uno muere, el otro lee el final. Los sockets que
-escuchan los abre el padre y los heredan los hijos: la muerte de uno no pierde a quien esperaba en la cola.
+Padre e hijo hablan por un par de sockets, con palabras de un byte; cuando uno muere, el otro lee el final. Los sockets
+que escuchan los abre el padre y los heredan los hijos: la muerte de uno no pierde a quien esperaba en la cola.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ with contextlib.suppress(ImportError):  # Windows, donde tampoco hay fork
 
 CAN_FORK = hasattr(os, "fork")
 _READY, _ALIVE = b"l", b"v"  # lo que dice un hijo: que está listo, y que vive
+_CANNOT = b"\0"  # que no puede servir; detrás, hasta el final, por qué
 _WORDS = {RETIRE: b"r", DRAIN: b"d", CUT: b"c"}  # lo que se le ordena
 _ORDERS = {word: order for order, word in _WORDS.items()}
 _BEAT = 1.0  # segundos entre dos señales de vida
@@ -96,6 +97,10 @@ class Seat:
         """Ya sirve."""
         self._say(_READY)
 
+    def cannot(self, why: str) -> None:
+        """No puede servir, y va a acabar. ``why``: la frase que lo dice, para quien lo cuenta, que es el padre."""
+        self._say(_CANNOT + why.encode(errors="backslashreplace"))
+
     def _beat(self, loop: asyncio.AbstractEventLoop, every: float) -> None:
         self._say(_ALIVE)
         if self._orphan:
@@ -129,6 +134,9 @@ class Supervisor:
         self._reload = reload
         self._turn = turn
         self._channels: dict[int, socket.socket] = {}
+        self._reasons: dict[int, bytes] = {}  # lo que va diciendo cada hijo que no puede servir
+        self.reason = ""
+        """Por qué no pudo servir el último que acabó, si lo dijo; lo que se le cuenta al ``Watcher`` es de ese."""
         self._selector = selectors.DefaultSelector()
         # A quien ya ignoraba SIGHUP (nohup) que se cierre la terminal le da igual.
         self._had_terminal = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN and _has_terminal()
@@ -180,19 +188,28 @@ class Supervisor:
             else:
                 self._reload()
 
-    def _hear(self, pid: int) -> None:
+    def _hear(self, pid: int) -> bool:
+        """Atiende lo que dice un hijo; si puede decir más."""
         channel = self._channels[pid]
         try:
             words = channel.recv(_READ)
         except OSError:
             words = b""
-        now = time.monotonic()
         if not words:
-            self._selector.unregister(channel)  # acaba: lo dirá waitpid
-        if words:
-            self._supervision.alive(pid, now)
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(channel)  # acaba: lo dirá waitpid
+            return False
+        now = time.monotonic()
+        self._supervision.alive(pid, now)
+        if pid in self._reasons:
+            self._reasons[pid] += words
+            return True
+        words, cannot, why = words.partition(_CANNOT)
+        if cannot:
+            self._reasons[pid] = why
         if _READY in words:
             self._supervision.ready(pid, now)
+        return True
 
     def _reap(self) -> None:
         # Todos, también los que no son nuestros: con el número 1 se heredan los huérfanos de la máquina.
@@ -203,11 +220,11 @@ class Supervisor:
                 return
             if not pid:
                 return
-            channel = self._channels.pop(pid, None)
-            if channel:
-                with contextlib.suppress(KeyError):
-                    self._selector.unregister(channel)
-                channel.close()
+            if pid in self._channels:
+                while self._hear(pid):  # lo último que dijo
+                    pass
+                self._channels.pop(pid).close()
+            self.reason = self._reasons.pop(pid, b"").decode(errors="replace")
             if pid == self._helper:
                 self._helper, self._next_helper = 0, time.monotonic() + _HELPER_PAUSE
             self._supervision.died(pid, os.waitstatus_to_exitcode(status), time.monotonic())
@@ -227,6 +244,7 @@ class Supervisor:
         """En el padre, ``None``; en el hijo, su puesto."""
         born = self._bear()
         if not born:
+            self.reason = ""
             self._supervision.not_forked(fork, time.monotonic())
             return None
         pid, channel = born

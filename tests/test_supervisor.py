@@ -86,6 +86,11 @@ def test_it_gives_signs_of_life_while_the_loop_turns(parent: socket.socket) -> N
     run_loop(run())
 
 
+def test_what_it_cannot_do_is_not_taken_for_words(parent: socket.socket) -> None:
+    seats[parent].cannot("no puede ser: \udcff")
+    assert parent.recv(100) == b"\0no puede ser: \\udcff"
+
+
 def test_a_parent_that_does_not_read_or_left_stops_nobody(parent: socket.socket) -> None:
     for _ in range(100_000):
         seats[parent].ready()

@@ -247,10 +247,13 @@ class _Fleet(Watcher):
             else f"No se pueden crear procesos {_LOOK_AT}"
         )
         line = f"{who}: se prueba otra vez en {delay:g} s."
-        self._tell(ERROR, "worker_not_started", line, {"worker": pid, "status": status, "seconds": delay})
+        fields = {"worker": pid, "status": status, "seconds": delay}
+        self._tell(ERROR, "worker_not_started", self._with_reason(line), fields)
 
     def gave_up(self, failures: int) -> None:
         self._gave_up = True
+        if self._supervisor.reason:
+            complain(self._supervisor.reason)  # como al arrancar solo
         tries = "a la primera" if failures == 1 else f"en {failures} intentos"
         line = f"Ningún proceso ha conseguido servir {tries}, y no se intenta más."
         self._tell(ERROR, "gave_up", line, {"failures": failures})
@@ -268,7 +271,11 @@ class _Fleet(Watcher):
             if pid
             else f"no se pueden crear otros {_LOOK_AT}"
         )
-        self._stay(f"Se sigue con los procesos de antes: {who}.", {"status": status})
+        self._stay(self._with_reason(f"Se sigue con los procesos de antes: {who}."), {"status": status})
+
+    def _with_reason(self, line: str) -> str:
+        """``line``, y por qué, si quien acabó lo dijo."""
+        return f"{line} {self._supervisor.reason}".rstrip()
 
 
 def _wanted(launch: Launch) -> int:

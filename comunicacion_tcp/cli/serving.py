@@ -48,6 +48,7 @@ AUTO = "auto"  # --procesos: uno por procesador
 # Segundos que se espera, detenido ya el servidor, a lo que el servicio dejó a medias: un hilo que no vuelve, o una
 # tarea que no se deja cancelar. Más que lo que espera la salida (output.py).
 _LAST_WAIT = 2.0
+_NO_THREAD = "El sistema no deja crear el hilo que escribe la salida. Sube el límite de procesos con «ulimit -u»."
 _STUCK = 1.0  # segundos sin que gire el bucle: nada nuestro lo ocupa tanto
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -99,9 +100,18 @@ def serve(launch: Launch, post: Post | None = None) -> int:
         try:
             service = imports.load() if imports else _load(options.servicio)
         except BadService as bad:
-            complain(bad_service(bad))
-            return FAILED
+            return _cannot(post, bad_service(bad))
         return _listen(launch, post, systemd, service, imports)
+
+
+def _cannot(post: Post | None, why: str) -> int:
+    """Dice por qué no se puede servir, y da el código de salida. De varios procesos, solo el padre sabe si es que no
+    arranca, una recarga que no vale o uno que no se puede reponer: se le dice a él, y lo cuenta él."""
+    if post:
+        post.seat.cannot(why)
+    else:
+        complain(why)
+    return FAILED
 
 
 def _take_keyboard_away() -> None:
@@ -125,8 +135,7 @@ def _listen(launch: Launch, post: Post | None, systemd: Manager, service: Servic
             by_lines(sink, post.turn) if post else sink, encoding, lambda count: formatter.format(lines_lost(count))
         )
     except RuntimeError:
-        complain("El sistema no deja crear el hilo que escribe la salida. Sube el límite de procesos con «ulimit -u».")
-        return FAILED
+        return _cannot(post, _NO_THREAD)
     try:
         # Lo que escriba un servicio va con los errores: en la salida solo hay líneas del registro.
         apart = contextlib.redirect_stdout(sys.stderr) if options.servicio else contextlib.nullcontext()
@@ -153,8 +162,7 @@ async def _serve(
     try:
         tls = ServerTLS(options.tls_cert, options.tls_clave, options.tls_ca) if options.tls_cert else None
     except BadTLSFile as error:
-        complain(bad_tls_file(error))
-        return FAILED
+        return _cannot(post, bad_tls_file(error))
     server = Server(
         service,
         options.host,
@@ -169,8 +177,7 @@ async def _serve(
     try:
         metrics = _metrics(options, post, server, tls)
     except CannotMeasure as error:
-        complain(str(error))
-        return FAILED
+        return _cannot(post, str(error))
     end = _End(server, metrics, leave_queue=post.lent if post else bool(systemd.sockets))
     if post:
         post.seat.attend(loop, end.obey, limits.worker_timeout)
@@ -180,10 +187,9 @@ async def _serve(
     try:
         await server.start()
     except NetworkError as error:
-        complain(listening_failed(error))
         if metrics:
             metrics.close()
-        return FAILED
+        return _cannot(post, listening_failed(error))
     lent = bool(systemd.sockets)
     reporter.listening(server.addresses, usual=is_usual_place(options), encrypted=tls is not None, lent=lent)
     if metrics:

@@ -439,7 +439,20 @@ def test_a_service_that_no_longer_loads_keeps_the_old(tmp_path: Path) -> None:
         wait_until(lambda: children(server) == before)
         with connect(port) as sock:
             assert ask(sock, "hola") == "antes"
-        assert "«mio» tiene algo que no es Python (mio.py:1)" in server.errors
+        assert "antes de que sirvieran todos (código 1). «mio» tiene algo que no es Python (mio.py:1)" in server.output
+        assert server.errors == ""
+
+
+def test_one_that_cannot_be_replaced_says_why(tmp_path: Path) -> None:
+    write(tmp_path / "mio.py", "def f(texto): return 'antes'")
+    with serving("--servicio", "mio:f", cwd=tmp_path) as (server, port):
+        (tmp_path / "mio.py").unlink()
+        os.kill(min(children(server)), signal.SIGKILL)
+        server.wait_for(" s. No hay ningún módulo «mio»")
+        assert "ha acabado sin llegar a servir (código 1): se prueba otra vez en " in server.output
+        with connect(port) as sock:
+            assert ask(sock, "hola") == "antes"
+        assert server.errors == ""
 
 
 def test_whoever_stays_too_long_is_said_goodbye() -> None:
