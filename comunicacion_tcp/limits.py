@@ -134,11 +134,14 @@ class Limits(Record):
                 raise ValueError(f"{field} debe ser {least} y como mucho {LARGEST}")
         if self.max_message < MIN_MESSAGE:
             raise ValueError(f"max_message debe ser {MIN_MESSAGE} o más, para que quepa DESCONEXION")
+        if self.worker_timeout < MIN_WORKER_TIMEOUT:
+            raise ValueError(f"worker_timeout debe ser {MIN_WORKER_TIMEOUT:g} o más: en menos calla cualquiera")
         if self.max_output < self.max_message:
             raise ValueError("max_output debe ser al menos max_message, para que la respuesta quepa")
 
 
 LARGEST = 2**31 - 1  # en segundos o en bytes, más no lo admiten todas las llamadas de todos los sistemas
+MIN_WORKER_TIMEOUT = 1.0  # segundos: con cuatro latidos en él, y una máquina ocupada, aún no calla quien está bien
 MIN_MESSAGE = 16  # «DESCONEXION\r» son 12: una despedida nunca puede ser un mensaje demasiado largo
 OPTIONAL = frozenset({"service_timeout", "max_per_address", "reserve", "idle_timeout", "keepalive", "handover"})
 """Los límites que con un 0 no se aplican."""

@@ -8,10 +8,10 @@ La vida de un proceso:
     ----------  --------------------------------------------  -----------------------------------------------
     empezando   dice que ya sirve                             sirviendo
     empezando   muere, o tarda ``START_PATIENCE``             otro intento, cada vez más tarde; o se deja
-    sirviendo   muere                                         se pone otro: ya, si no era recién nacido
+    sirviendo   muere                                         se pone otro: ya o, si era recién nacido, enseguida
     sirviendo   calla ``worker_timeout``                      se mata, y se pone otro
     sirviendo   se recarga, y los nuevos ya sirven todos      yéndose: acaba sus conversaciones
-    yéndose     pasa ``handover``                             cerrando
+    yéndose     pasa ``handover``, o son ya demasiados        cerrando
     cualquiera  se detiene el servidor                        cerrando: responde lo que tiene y acaba
     cerrando    pasa ``drain`` y ``END_PATIENCE``             se mata
 
@@ -32,7 +32,14 @@ MOST_FAILURES = 5  # intentos seguidos de que empiece el primero: con más, solo
 YOUNG = 1.0  # segundos: quien muere antes de llevar sirviendo esto morirá otra vez, y reponerlo ya sería no parar
 _FIRST_DELAY = 0.1  # segundos hasta el segundo intento; cada uno espera el doble que el anterior
 _LONGEST_DELAY = 30.0  # y como mucho esto: quien arregla lo que falla no espera más a que se note
+# Y por uno que llegó a servir, esto: si lo mata un mensaje, más sería dejar que un cliente apague el servidor.
+_LONGEST_DELAY_OF_SERVED = 1.0
+MOST_RETIRING = 64  # que acaban a la vez lo suyo, o dos tandas si son más: unos 300 MB (make soak, reloads)
+TOGETHER = 0.5  # segundos: dos peticiones de acabar así de juntas son una que llegó por dos sitios, no una prisa
 TURN = 1.0  # segundos entre dos miradas, como mucho
+
+UNDELIVERED = 3
+"""Con qué código acaba quien se detuvo y tuvo que cortar a alguien; con 1, quien no consiguió empezar."""
 
 STARTING, SERVING, RETIRING, CLOSING, KILLED = "empezando", "sirviendo", "yéndose", "cerrando", "muerto"
 
@@ -80,7 +87,7 @@ class Watcher:
     """
 
     def serving(self) -> None:
-        """Están todos por primera vez."""
+        """Están todos por primera vez o, si alguno no consigue empezar, los que pueden."""
 
     def replaced(self, pid: int) -> None:
         """El proceso ``pid`` sirve ya en el sitio de uno que murió."""
@@ -88,8 +95,8 @@ class Watcher:
     def ended(self, row: int) -> None:
         """Acabó el que tenía el número ``row``, como fuera; se cuenta antes de que lo tenga otro."""
 
-    def died(self, pid: int, status: int) -> None:
-        """Murió uno que servía; se pondrá otro."""
+    def died(self, pid: int, status: int, delay: float) -> None:
+        """Murió uno que servía; se pondrá otro dentro de ``delay`` segundos."""
 
     def hung(self, pid: int, seconds: float, *, served: bool) -> None:
         """Uno lleva ``seconds`` segundos sin dar señales de vida, y se le mata. ``served``: si servía, y se pondrá
@@ -144,7 +151,8 @@ class Supervision:
         self._retry_at = 0.0
         self._complete = False  # si estuvieron todos alguna vez
         self._stopping = ""  # DRAIN o CUT
-        self._failed = False
+        self._stopped_at = 0.0  # cuándo se pidió
+        self._code = 0  # con cuál se acabará
         self._orders: list[Action] = []
         self._looked: float | None = None
         self.exit_code: int | None = None
@@ -211,14 +219,16 @@ class Supervision:
         state = worker.was if worker.state == KILLED else worker.state
         if self._stopping:
             # A quien estaba sirviendo se le quería bien acabado; de quien no empezó, no esperaba nadie nada.
-            self._failed |= status != 0 and state != STARTING
+            if status != 0 and state != STARTING:
+                self._code = UNDELIVERED
         elif state == STARTING or worker.generation == self._candidate:
             self._could_not_start(pid, status, worker.generation, now)
         elif state == SERVING:
-            if worker.state != KILLED:
-                self._watcher.died(pid, status)
             self._failures = self._failures + 1 if now - worker.since < YOUNG else 0
-            self._retry_at = now + self._delay()
+            delay = min(self._delay(), _LONGEST_DELAY_OF_SERVED)
+            self._retry_at = now + delay
+            if worker.state != KILLED:
+                self._watcher.died(pid, status, delay)
 
     def reload(self, wanted: int, limits: Limits) -> int:
         """Que empiecen otros ``wanted`` con ``limits`` y, cuando estén, se vayan los de ahora. Devuelve el número de la
@@ -229,8 +239,13 @@ class Supervision:
             self._next_reload()
         return self._last_generation
 
-    def stop(self) -> None:
-        """Que acaben todos, respondiendo lo que tengan; la segunda vez, ya."""
+    def stop(self, now: float) -> None:
+        """Que acaben todos, respondiendo lo que tengan; la segunda vez, ya, salvo que sea casi a la vez: con Ctrl-C, la
+        terminal avisa a todos, y quien lanzó este programa quizá lo repite."""
+        if self._stopping and now - self._stopped_at < TOGETHER:
+            return
+        if not self._stopping:
+            self._stopped_at = now
         self._stopping = CUT if self._stopping else DRAIN
         for worker in self._workers.values():
             if worker.state != KILLED:
@@ -249,9 +264,11 @@ class Supervision:
             self._look_at(worker, now)
         if self._stopping:
             if not self._workers:
-                self.exit_code = 1 if self._failed else 0
+                self.exit_code = self._code
         else:
             self._finish_reload()
+            self._thin()
+            self._see_if_complete()
             self._fill(now)
         orders, self._orders = self._orders, []
         return orders
@@ -304,15 +321,19 @@ class Supervision:
     def _of(self, generation: int, *states: str) -> list[Worker]:
         return [one for one in self._workers.values() if one.generation == generation and one.state in states]
 
+    def _see_if_complete(self) -> None:
+        serving = len(self._of(self._current, SERVING))
+        # Si alguno no puede, con los que pueden ya se sirve: quien espera a saberlo (systemd) no espera a todos.
+        if not self._complete and (serving == self.wanted or (serving and self._failures)):
+            self._complete = True
+            self._watcher.serving()
+
     def _fill(self, now: float) -> None:
         rows = {worker.row for worker in self._workers.values()}
         for generation in (self._current, self._candidate):
             if generation is None or (generation == self._current and now < self._retry_at):
                 continue
             serving = len(self._of(generation, SERVING))
-            if generation == self._current and serving == self._plans[generation].wanted and not self._complete:
-                self._complete = True
-                self._watcher.serving()
             allowed = self._plans[generation].wanted if serving else 1  # primero, uno
             for _ in range(allowed - len(self._of(generation, STARTING, SERVING))):
                 row = next(number for number in range(len(rows) + 1) if number not in rows)
@@ -330,6 +351,12 @@ class Supervision:
         self._failures, self._retry_at = 0, 0.0
         self._watcher.reloaded()
         self._next_reload()
+
+    def _thin(self) -> None:
+        """Si de tanto recargar se juntan demasiados yéndose, que cierren los más antiguos."""
+        retiring = [worker for worker in self._workers.values() if worker.state == RETIRING]
+        for worker in retiring[: -max(MOST_RETIRING, 2 * self.wanted)]:
+            self._close(worker, DRAIN)
 
     def _next_reload(self) -> None:
         self._candidate = None
@@ -351,7 +378,7 @@ class Supervision:
         self._stillborn += 1
         # Un código de salida es que dijo por qué no puede, y otro diría lo mismo; una señal, que algo lo mató.
         if not self._workers and (status > 0 or self._stillborn >= MOST_FAILURES):
-            self._failed, self._stopping = True, DRAIN
+            self._code, self._stopping = 1, DRAIN
             self._watcher.gave_up(self._stillborn)
             return
         delay = self._delay()

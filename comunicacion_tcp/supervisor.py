@@ -22,7 +22,7 @@ import socket
 import time
 from collections.abc import Callable
 
-from .supervision import CUT, DRAIN, RETIRE, Action, Fork, Kill, Order, Supervision
+from .supervision import CUT, DRAIN, RETIRE, TURN, Action, Fork, Kill, Order, Supervision
 
 with contextlib.suppress(ImportError):  # Windows, donde tampoco hay fork
     import fcntl
@@ -140,6 +140,7 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         # A quien ya ignoraba SIGHUP (nohup) que se cierre la terminal le da igual.
         self._had_terminal = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN and _has_terminal()
+        self._terminal_gone: float | None = None  # desde cuándo no está
         self._helped = helped
         self._helper = 0  # su número, si vive
         self._next_helper = 0.0  # hasta entonces no se pone otro
@@ -159,6 +160,7 @@ class Supervisor:
                     if helper:
                         return helper
                     self._turn()
+                    self._look_at_terminal(time.monotonic())
                     if self._supervision.exit_code is None:
                         self._wait(signals)
                 self._end_helper()
@@ -178,15 +180,25 @@ class Supervisor:
         self._reap()
 
     def _obey(self, numbers: list[int]) -> None:
+        now = time.monotonic()
         for number in numbers:
             if number in _STOP:
-                self._supervision.stop()
+                self._supervision.stop(now)
         # Muchos seguidos quieren lo mismo que uno. Y al cerrarse la terminal pueden llegar dos: no son dos prisas.
         if signal.SIGHUP in numbers and not self._supervision.stopping:
             if self._had_terminal and not _has_terminal():
-                self._supervision.stop()
+                self._supervision.stop(now)
             else:
                 self._reload()
+
+    def _look_at_terminal(self, now: float) -> None:
+        """Si ya no está, y no llegó con eso ningún SIGHUP, se quiso que esto siguiera (disown): el que llegue será para
+        recargar."""
+        if not self._had_terminal or _has_terminal():
+            return
+        if self._terminal_gone is None:
+            self._terminal_gone = now
+        self._had_terminal = now - self._terminal_gone < TURN
 
     def _hear(self, pid: int) -> bool:
         """Atiende lo que dice un hijo; si puede decir más."""

@@ -6,14 +6,16 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import signal
 import socket
 import weakref
 from collections.abc import Iterator
 
 import pytest
 
+from comunicacion_tcp import supervisor
 from comunicacion_tcp.limits import DEFAULT_LIMITS
-from comunicacion_tcp.supervision import CUT, DRAIN, RETIRE, Fork, Supervision, Watcher
+from comunicacion_tcp.supervision import CUT, DRAIN, RETIRE, TURN, Fork, Supervision, Watcher
 from comunicacion_tcp.supervisor import Seat, Supervisor
 
 from .support.loops import run_loop
@@ -96,6 +98,29 @@ def test_a_parent_that_does_not_read_or_left_stops_nobody(parent: socket.socket)
         seats[parent].ready()
     parent.close()
     seats[parent].ready()
+
+
+def test_a_terminal_that_left_without_a_word_wanted_this_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = True
+    reloads = []
+    monkeypatch.setattr(supervisor, "_has_terminal", lambda: terminal)
+    monkeypatch.setattr("signal.getsignal", lambda _: signal.SIG_DFL)
+
+    def new() -> tuple[Supervisor, Supervision]:
+        policy = Supervision(1, DEFAULT_LIMITS, Watcher())
+        return Supervisor(policy, lambda: reloads.append(1), lambda: None), policy
+
+    (closed, stops), (disowned, stays) = new(), new()
+    terminal = False
+    closed._look_at_terminal(100.0)
+    closed._obey([signal.SIGHUP])  # se cerró, y se avisa
+    assert stops.stopping
+    assert not reloads
+    for moment in (100.0, 100.0 + TURN):
+        disowned._look_at_terminal(moment)
+    disowned._obey([signal.SIGHUP])
+    assert not stays.stopping
+    assert reloads == [1]
 
 
 class Ring:

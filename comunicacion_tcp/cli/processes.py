@@ -6,6 +6,7 @@ crea ninguno (``comunicacion_tcp/supervisor.py``).
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import signal
@@ -115,6 +116,7 @@ class _Fleet(Watcher):
         self._notifier = systemd.notifier
         self._next_watchdog = 0.0
         self._status = ""
+        self._rejected = False  # si la última recarga no pudo ser
         self._stack = stack  # donde queda, hasta el final, lo que hay que deshacer
         self.turn = Turn()
         self._output = CarefulOutput(sys.stdout, lambda count: self._formatter.format(lines_lost(count)), self.turn)
@@ -170,7 +172,8 @@ class _Fleet(Watcher):
             self._next_watchdog = now + self._notifier.watchdog_interval - TURN
             self._notifier.watchdog()
         serving = self._supervision.serving
-        status = f"Sirven {serving} procesos." if serving != 1 else "Sirve 1 proceso."
+        status = f"Sirven {serving} procesos" if serving != 1 else "Sirve 1 proceso"
+        status += ", con lo de antes: la última recarga no pudo ser." if self._rejected else "."
         if status != self._status:
             self._status = status
             self._notifier.status(status)
@@ -183,9 +186,18 @@ class _Fleet(Watcher):
             with contextlib.redirect_stderr(complaint), not_for_long(_READING):
                 launch = self._again()
         except SystemExit:
-            self._stay(f"Se sigue con la configuración de antes. {complaint.getvalue().strip()}", {})
+            self._keep(complaint.getvalue().strip())
+            return
+        except TimeoutError:
+            self._keep(f"Leer la nueva lleva más de {_READING:g} s: mira en qué disco está y cuánto ocupa.")
             return
         asked, kept = launch.options, self._options
+        lost = _lost(self.launches[self._supervision.generation].options, asked)
+        if lost:
+            self._keep(
+                f"A la nueva le falta {lost}: ponlo o, si ya no lo quieres, detén el servidor y arráncalo otra vez."
+            )
+            return
         if (asked.host, asked.puerto) != (kept.host, kept.puerto):
             self._keep_address("--host y --puerto no cambian")
         if asked.metricas != kept.metricas:
@@ -197,6 +209,9 @@ class _Fleet(Watcher):
         self.launches[self._supervision.reload(_wanted(launch), launch.limits)] = launch
         self.launches = {number: self.launches[number] for number in self._supervision.generations}
 
+    def _keep(self, why: str) -> None:
+        self._stay(f"Se sigue con la configuración de antes. {why}", {})
+
     def _keep_address(self, what: str) -> None:
         line = f"Aviso: {what} al recargar. Para eso, detén el servidor y arráncalo otra vez."
         self._tell(WARNING, "address_kept", line, {})
@@ -204,6 +219,7 @@ class _Fleet(Watcher):
     def _stay(self, line: str, fields: dict[str, int]) -> None:
         """La recarga no pudo ser: lo dice ``line``."""
         self._row.cells[CONFIGURATION_RELOADS["failed"]] += 1
+        self._rejected = True
         self._tell(ERROR, "reload_failed", line, fields)
         self._notifier.ready()
 
@@ -217,7 +233,7 @@ class _Fleet(Watcher):
             usual=is_usual_place(options),
             encrypted=bool(options.tls_cert),
             lent=self._lent,
-            processes=self._supervision.serving,
+            processes=self._supervision.wanted,
         )
         if self._measured_at:
             tell_measuring(self._tell, self._measured_at)
@@ -229,10 +245,11 @@ class _Fleet(Watcher):
     def replaced(self, pid: int) -> None:
         self._tell(INFO, "worker_replaced", f"El proceso {pid} sirve ya en su lugar.", {"worker": pid})
 
-    def died(self, pid: int, status: int) -> None:
+    def died(self, pid: int, status: int, delay: float) -> None:
         self._row.cells[RESTARTS] += 1
-        line = f"El proceso {pid} ha acabado sin que nadie se lo pidiera ({_how(status)}): se pone otro."
-        self._tell(WARNING, "worker_died", line, {"worker": pid, "status": status})
+        when = f" dentro de {delay:g} s" if delay else ""
+        line = f"El proceso {pid} ha acabado sin que nadie se lo pidiera ({_how(status)}): se pone otro{when}."
+        self._tell(WARNING, "worker_died", line, {"worker": pid, "status": status, "seconds": delay})
 
     def hung(self, pid: int, seconds: float, *, served: bool) -> None:
         self._row.cells[RESTARTS] += served  # si no, se cuenta cuando acabe, o nadie lo sustituye
@@ -260,6 +277,7 @@ class _Fleet(Watcher):
 
     def reloaded(self) -> None:
         self._row.cells[CONFIGURATION_RELOADS["ok"]] += 1
+        self._rejected = False
         self._write_as_asked(self.launches[self._supervision.generation])
         line = "Recargado: sirven procesos nuevos, y los de antes acaban lo que tienen."
         self._tell(INFO, "reloaded", line, {})
@@ -276,6 +294,16 @@ class _Fleet(Watcher):
     def _with_reason(self, line: str) -> str:
         """``line``, y por qué, si quien acabó lo dijo."""
         return f"{line} {self._supervisor.reason}".rstrip()
+
+
+def _lost(before: argparse.Namespace, after: argparse.Namespace) -> str:
+    """La protección que había en ``before`` y no hay en ``after``: un fichero a medio escribir, o vacío, no puede dejar
+    en claro, ni abierto a cualquiera, un servidor que no lo estaba."""
+    return " y ".join(
+        f"--{name.replace('_', '-')}"
+        for name in ("tls_cert", "tls_ca", "proxy_de")
+        if getattr(before, name) and not getattr(after, name)
+    )
 
 
 def _wanted(launch: Launch) -> int:

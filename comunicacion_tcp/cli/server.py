@@ -9,6 +9,7 @@ import argparse
 
 from ..proxy_header import Trusted
 from ..server import THREADS
+from ..supervision import UNDELIVERED
 from ..supervisor import CAN_FORK
 from .log import FORMATS, LEVELS
 from .parser import SpanishParser, host_and_port, host_name, one_of, port_number, whole_number
@@ -27,8 +28,9 @@ Cada opción puede ir en el entorno: --puerto 7000 es SERVIDOR_TCP_PUERTO=7000. 
 _EXIT_CODES = {
     OK: "se detuvo porque se le pidió",
     FAILED: "no pudo empezar (puerto ocupado, sin permiso, dirección ajena, un certificado o un servicio que no "
-    "sirven) o tuvo que cortar conversaciones",
+    "sirven)",
     USAGE: "opciones equivocadas",
+    UNDELIVERED: "se detuvo, y tuvo que cortar conversaciones",
 }
 
 

@@ -28,7 +28,7 @@ from ..loading import load_service
 from ..loops import run
 from ..server import Server
 from ..services import Service, uppercase
-from ..supervision import CUT, RETIRE
+from ..supervision import CUT, RETIRE, TOGETHER, UNDELIVERED
 from ..supervisor import Seat
 from ..systemd import Notifier
 from ..tls import ServerTLS
@@ -217,7 +217,7 @@ async def _serve(
     if posting:
         posting.cancel()
     systemd.notifier.close()
-    code = FAILED if cut else OK
+    code = UNDELIVERED if cut else OK
     _end_anyway(output, code)
     return code
 
@@ -237,6 +237,7 @@ class _End:
         self._leave_queue = leave_queue
         self.asked = asyncio.Event()
         """Se pidió acabar."""
+        self._asked_at = 0.0
         self._server = server
         self._metrics = metrics
         self._hurry = False
@@ -248,10 +249,19 @@ class _End:
         self.asked.set()
 
     def insist(self) -> None:
-        """Que acabe; la segunda vez, ya."""
-        self._hurry = self.asked.is_set()
-        self.asked.set()
-        if self._draining and self._hurry:
+        """Que acabe; la segunda vez, ya, salvo que sea casi a la vez: con Ctrl-C, la terminal avisa a todos, y quien
+        lanzó este programa quizá lo repite."""
+        now = time.monotonic()
+        if not self.asked.is_set():
+            self._asked_at = now
+            self.ask()
+        elif now - self._asked_at >= TOGETHER:
+            self._cut()
+
+    def _cut(self) -> None:
+        self._hurry = True
+        self.ask()
+        if self._draining:
             self._server.cut()
 
     def obey(self, order: str) -> None:
@@ -259,9 +269,9 @@ class _End:
         if order == RETIRE:
             self._retiring = asyncio.get_running_loop().create_task(self._retire())
             return
-        self.ask()
         if order == CUT:
-            self.insist()
+            self._cut()
+        self.ask()
 
     async def drain(self) -> int:
         """Detiene el servidor; cuántas conversaciones cortó."""
@@ -310,7 +320,7 @@ def _handle_signals(loop: asyncio.AbstractEventLoop, handler: Callable[[], None]
         unseen = unseen or now
         if now - unseen > _STUCK:
             complain("El servicio tiene ocupado el servidor y no se puede detener con cuidado: se corta todo.")
-            os._exit(FAILED)
+            os._exit(UNDELIVERED)
         loop.call_soon_threadsafe(see)
 
     for number in signals:

@@ -19,7 +19,11 @@ from pathlib import Path
 
 import pytest
 
+from comunicacion_tcp.cli import processes
 from comunicacion_tcp.cli import server as module
+from comunicacion_tcp.cli.serving import Launch
+from comunicacion_tcp.cli.under_systemd import Manager
+from comunicacion_tcp.systemd import Notifier
 
 from ..support.certificates import Certificates
 from ..support.modules import write
@@ -196,7 +200,7 @@ def test_a_death_loses_nobody_that_was_waiting() -> None:
         for number, sock in enumerate(waiting):
             with sock:
                 assert receive(sock, 7) == f"HOLA {number}\n".encode()[:7]
-        server.wait_for("ha acabado sin que nadie se lo pidiera (señal SIGKILL): se pone otro.", times=2)
+        server.wait_for("ha acabado sin que nadie se lo pidiera (señal SIGKILL): se pone otro", times=2)
         ends(server)
 
 
@@ -297,6 +301,16 @@ def test_one_that_cannot_start_says_why_only_once(options: tuple[str, ...], word
 def test_a_busy_port_is_a_sentence() -> None:
     with running_server() as (_, port):
         fails(run([*SERVER, "--puerto", str(port), "--procesos", "2"]), 1, "ya está ocupado")
+
+
+def test_if_only_some_can_start_it_says_it_serves(tmp_path: Path) -> None:
+    write(tmp_path / "mio.py", f"import os\nos.mkdir({str(tmp_path / 'solo-uno')!r})\n{WHO}")
+    with Program([*SERVER, "--puerto", "0", "--procesos", "3", "--servicio", "mio:f"], cwd=tmp_path) as server:
+        with connect(server.port) as sock:
+            assert int(ask(sock, "quién")) in children(server)
+        assert "sin llegar a servir" in server.output
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
 
 
 def test_one_that_dies_at_the_start_is_tried_a_few_times(tmp_path: Path) -> None:
@@ -429,6 +443,41 @@ def test_reloading_brings_the_new_certificate(certificates: Certificates, tmp_pa
         wait_until(lambda: serial(port) != before)
 
 
+@pytest.mark.parametrize("written", ["", "procesos = 1\n", "proxy-de = unix\n"], ids=["empty", "half", "other"])
+def test_a_reload_does_not_take_protection_away(written: str, certificates: Certificates, tmp_path: Path) -> None:
+    configuration = tmp_path / "servidor.conf"
+    configuration.write_text(f"tls-cert = {certificates.server}\nproxy-de = 127.0.0.1\nprocesos = 1\n")
+    with Program([*SERVER, "--puerto", "0", "--configuracion", str(configuration)]) as server:
+        port = server.port
+        before = children(server)
+        configuration.write_text(written)
+        server.signal(signal.SIGHUP)
+        server.wait_for("Se sigue con la configuración de antes. A la nueva le falta --tls-cert")
+        assert ("y --proxy-de: ponlo" in server.output) == (written != "proxy-de = unix\n")
+        assert children(server) == before
+        context = ssl.create_default_context(cafile=certificates.ca)
+        with connect(port) as raw:
+            raw.sendall(b"PROXY TCP4 203.0.113.7 127.0.0.1 1 2\r\n")
+            with context.wrap_socket(raw, server_hostname="localhost") as sock:
+                assert ask(sock, "hola") == "HOLA"
+        ends(server)
+
+
+def test_reading_the_configuration_for_too_long_stops_nobody(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def again() -> Launch:
+        while True:  # en una línea cualquiera de la lectura, no esperando al disco
+            pass
+
+    monkeypatch.setattr(processes, "_READING", 0.05)
+    launch = module._read(["--puerto", "0", "--procesos", "1"], None)
+    with contextlib.ExitStack() as stack:
+        fleet = processes._Fleet(launch, again, [], Manager(Notifier(), []), None, [], stack)
+        fleet._reload()
+    assert "Se sigue con la configuración de antes. Leer la nueva lleva más de 0.05 s" in capsys.readouterr().out
+
+
 def test_a_service_that_no_longer_loads_keeps_the_old(tmp_path: Path) -> None:
     write(tmp_path / "mio.py", "def f(texto): return 'antes'")
     with serving("--servicio", "mio:f", cwd=tmp_path) as (server, port):
@@ -487,8 +536,8 @@ def test_the_second_signal_ends_at_once() -> None:
         fill(sock)
         server.signal(signal.SIGTERM)
         server.wait_for("Deteniendo el servidor")
-        server.signal(signal.SIGTERM)
-        assert server.wait() == 1
+        server.insist(signal.SIGTERM)
+        assert server.wait() == 3
         assert "acaba con 1 conexión sin entregar todo." in server.output
         assert server.output.endswith("Servidor detenido con conversaciones sin entregar todo.\n")
 

@@ -162,6 +162,15 @@ class Program:
             reader.join(PATIENCE)
         return code
 
+    def insist(self, number: signal.Signals) -> None:
+        """Se la envía hasta que acabe: dos casi a la vez cuentan como una."""
+
+        def ended() -> bool:
+            self.signal(number)
+            return self.process.poll() is not None
+
+        wait_until(ended, "que acabe")
+
     def signal(self, number: signal.Signals) -> None:
         """Le envía una señal."""
         self.process.send_signal(number)
