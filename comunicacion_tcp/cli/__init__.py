@@ -2,6 +2,7 @@
 
     server.py      servidor-tcp: sus opciones
     serving.py     un proceso que sirve, solo o con otros
+    checking.py    --comprobar: si lo que se pide vale, sin servir
     processes.py   --procesos: el padre de los que sirven
     client.py      cliente-tcp: sus opciones y sus códigos de salida
     dialogue.py    el diálogo con una persona

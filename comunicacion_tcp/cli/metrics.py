@@ -32,14 +32,21 @@ class CannotMeasure(Exception):
     """No se pueden dar métricas. ``str(error)``: la frase que lo dice."""
 
 
-def open_metrics(place: Peer, board: Board) -> MetricsServer:
-    """Abre en ``place`` dónde se piden las métricas de ``board``, sin atender aún a nadie. Error: ``CannotMeasure``."""
+def need_prometheus() -> None:
+    """Sin prometheus_client, ``CannotMeasure``."""
     try:
-        from .. import metrics_server
+        import prometheus_client  # noqa: F401  # el extra «metricas»
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "prometheus_client":
             raise
         raise CannotMeasure(_MISSING) from error
+
+
+def open_metrics(place: Peer, board: Board) -> MetricsServer:
+    """Abre en ``place`` dónde se piden las métricas de ``board``, sin atender aún a nadie. Error: ``CannotMeasure``."""
+    need_prometheus()
+    from .. import metrics_server
+
     try:
         return metrics_server.open_metrics(*place, board, loops.NAME)
     except NetworkError as error:

@@ -26,7 +26,7 @@ Cada opción puede ir en el entorno: --puerto 7000 es SERVIDOR_TCP_PUERTO=7000. 
 --configuracion: puerto = 7000. La orden manda sobre el entorno, y el entorno sobre el fichero.
 """
 _EXIT_CODES = {
-    OK: "se detuvo porque se le pidió",
+    OK: "se detuvo porque se le pidió, o todo vale (--comprobar)",
     FAILED: "no pudo empezar (puerto ocupado, sin permiso, dirección ajena, un certificado o un servicio que no "
     "sirven)",
     USAGE: "opciones equivocadas",
@@ -40,6 +40,10 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
         answer_interrupts()
         prepare_streams()
         launch = _read(argv, prog)
+        if "comprobar" in launch.options:
+            from .checking import check  # no hace falta para servir
+
+            return check(launch)
         if not launch.options.procesos:
             return serve(launch)
         from .processes import in_processes  # lo que solo hace falta con varios, y no está en todos los sistemas
@@ -132,6 +136,13 @@ def _parser(prog: str | None) -> SpanishParser:
         "conexión debe empezar por una cabecera PROXY, que solo se les cree a ellos y dice de qué cliente es",
     )
     parser.add_configuration()
+    # Sin valor si no se da: así no se puede pedir en el entorno ni en el fichero, donde impediría servir sin decirlo.
+    parser.add_argument(
+        "--comprobar",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="dice si las opciones, el servicio y los certificados valen, y termina sin servir",
+    )
     add_limits(parser, SERVER_LIMITS)
     return parser
 

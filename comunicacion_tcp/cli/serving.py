@@ -93,12 +93,10 @@ def serve(launch: Launch, post: Post | None = None) -> int:
     except BadSocket as bad:
         complain(bad_socket(bad))
         return FAILED
-    if options.servicio:
-        _take_keyboard_away()
     with FreshImports(options.servicio) if options.recargar else contextlib.nullcontext() as imports:
         # Antes de que haya un bucle: un módulo puede querer el suyo mientras se importa.
         try:
-            service = imports.load() if imports else _load(options.servicio)
+            service = load(options, imports)
         except BadService as bad:
             return _cannot(post, bad_service(bad))
         return _listen(launch, post, systemd, service, imports)
@@ -122,8 +120,17 @@ def _take_keyboard_away() -> None:
         os.close(nothing)
 
 
-def _load(name: str | None) -> Service:
-    return uppercase if name is None else load_service(name)
+def load(options: argparse.Namespace, imports: FreshImports | None = None) -> Service:
+    """El servicio que se pidió; con ``imports``, el suyo. Error: ``BadService``."""
+    if options.servicio is None:
+        return uppercase
+    _take_keyboard_away()
+    return imports.load() if imports else load_service(options.servicio)
+
+
+def tls_of(options: argparse.Namespace) -> ServerTLS | None:
+    """Con qué se cifra, si se pidió. Error: ``BadTLSFile``."""
+    return ServerTLS(options.tls_cert, options.tls_clave, options.tls_ca) if options.tls_cert else None
 
 
 def _listen(launch: Launch, post: Post | None, systemd: Manager, service: Service, imports: FreshImports | None) -> int:
@@ -160,7 +167,7 @@ async def _serve(
     loop.set_exception_handler(reporter.failed)
     raise_limit(limits.max_connections + limits.reserve)
     try:
-        tls = ServerTLS(options.tls_cert, options.tls_clave, options.tls_ca) if options.tls_cert else None
+        tls = tls_of(options)
     except BadTLSFile as error:
         return _cannot(post, bad_tls_file(error))
     server = Server(

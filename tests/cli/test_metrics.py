@@ -90,8 +90,8 @@ def test_while_stopping_it_is_alive_but_not_ready() -> None:
         server.wait_for("Deteniendo el servidor")
         wait_until(lambda: get(f"{url}/lista").text == "deteniendo\n")
         assert get(f"{url}/salud").status == 200
-        server.signal(signal.SIGTERM)
-        assert server.wait() == 1
+        server.insist(signal.SIGTERM)
+        assert server.wait() == 3
         assert "sin entregar todo" in server.output
 
 
@@ -325,8 +325,8 @@ def test_while_they_stop_it_is_told() -> None:
         server.signal(signal.SIGTERM)
         wait_until(lambda: get(f"{url}/lista").text == "deteniendo\n")
         assert get(f"{url}/salud").status == 200
-        server.signal(signal.SIGTERM)
-        assert server.wait() == 1
+        server.insist(signal.SIGTERM)
+        assert server.wait() == 3
 
 
 @several

@@ -20,7 +20,7 @@ import pytest
 from comunicacion_tcp.cli.output import Backlog, CarefulOutput, Output, Turn, by_lines, sink_of
 
 from ..support.examples import ROOT
-from ..support.programs import SERVER, Program, environment, running_server
+from ..support.programs import SERVER, Program, environment, insist, running_server
 from ..support.sockets import connect, fill, receive_all
 from ..support.waiting import PATIENCE, wait_until
 
@@ -348,10 +348,10 @@ def test_two_signals_end_it_with_its_output_stalled(blocking: bool) -> None:
         with server_writing_to(reader, writer) as (process, port), connect(port) as sock:
             converse(port, 100)
             fill(sock)  # no leerá nunca: el servidor le esperaría medio minuto
-            for _ in range(2):
-                process.send_signal(signal.SIGTERM)
-                wait_until(lambda: not listens(port))
-            ends_well(process, 1)
+            process.send_signal(signal.SIGTERM)
+            wait_until(lambda: not listens(port))
+            insist(process, signal.SIGTERM)
+            ends_well(process, 3)
 
 
 def listens(port: int) -> bool:

@@ -277,13 +277,8 @@ def test_one_that_takes_the_loop_can_be_stopped(tmp_path: Path, source: str) -> 
     with running_server("--servicio", "mio:f", "--hilos", "0", cwd=tmp_path) as (server, port), connect(port) as sock:
         sock.sendall(b"nunca\n")
         wait_until(lambda: "dentro" in server.errors, "que entre")
-
-        def ended() -> bool:
-            server.signal(signal.SIGINT)
-            return server.process.poll() is not None
-
-        wait_until(ended, "que acabe")
-        assert server.wait() == 1
+        server.insist(signal.SIGINT)
+        assert server.wait() == 3
         assert server.errors.startswith("dentro\nEl servicio tiene ocupado el servidor")
 
 

@@ -164,12 +164,7 @@ class Program:
 
     def insist(self, number: signal.Signals) -> None:
         """Se la envía hasta que acabe: dos casi a la vez cuentan como una."""
-
-        def ended() -> bool:
-            self.signal(number)
-            return self.process.poll() is not None
-
-        wait_until(ended, "que acabe")
+        insist(self.process, number)
 
     def signal(self, number: signal.Signals) -> None:
         """Le envía una señal."""
@@ -188,6 +183,16 @@ class Program:
                     stream.close()
         if self._master >= 0:
             os.close(self._master)
+
+
+def insist(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """Le envía la señal hasta que acabe: dos casi a la vez cuentan como una."""
+
+    def ended() -> bool:
+        process.send_signal(number)
+        return process.poll() is not None
+
+    wait_until(ended, "que acabe")
 
 
 @contextlib.contextmanager

@@ -1,0 +1,41 @@
+"""``--comprobar``: si lo que se pide vale, sin escuchar ni servir. Para antes de recargar, o de arrancar.
+
+Las opciones ya las miró ``parser.py``; aquí, lo que nombran: el servicio, los ficheros de TLS y lo que hace falta para
+las métricas. No si el puerto está libre: mientras el servidor está en marcha, no lo está.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+
+from ..errors import BadService, BadTLSFile
+from .metrics import CannotMeasure, need_prometheus
+from .sentences import bad_service, bad_tls_file
+from .serving import FAILED, OK, Launch, load, tls_of
+from .terminal import complain, say
+
+
+def check(launch: Launch) -> int:
+    """Dice todo lo que no vale, o que todo vale; devuelve el código de salida."""
+    options = launch.options
+    wrong = []
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # lo que escriba un módulo al importarse no es la respuesta
+            load(options)
+    except BadService as bad:
+        wrong.append(bad_service(bad))
+    try:
+        tls_of(options)
+    except BadTLSFile as bad:
+        wrong.append(bad_tls_file(bad))
+    try:
+        if options.metricas:
+            need_prometheus()
+    except CannotMeasure as error:
+        wrong.append(str(error))
+    for line in wrong:
+        complain(line)
+    if not wrong:
+        say("Todo vale: las opciones y lo que nombran.")
+    return FAILED if wrong else OK
