@@ -276,8 +276,9 @@ class MetricsServer:
         self._running = True
         try:
             with selectors.DefaultSelector() as selector:
-                for sock in (*self._sockets, self._woken, *([until] if until else [])):
-                    selector.register(sock, selectors.EVENT_READ)
+                if not self._closing:  # si close() llegó antes, ya no están abiertos
+                    for sock in (*self._sockets, self._woken, *([until] if until else [])):
+                        selector.register(sock, selectors.EVENT_READ)
                 while not self._closing:
                     ready = selector.select(_GLANCE if self._since else None)
                     for key, _ in ready:

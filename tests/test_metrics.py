@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import re
 import socket
 import threading
 import time
@@ -54,14 +53,14 @@ def full_board() -> Board:
 @contextlib.contextmanager
 def web(made: Board) -> Iterator[Web]:
     """Las métricas de ``made``, por HTTP; al acabar no queda nada."""
-    before = threading.active_count()
+    before = set(threading.enumerate())
     server = open_metrics("127.0.0.1", 0, made, "asyncio")
     server.start()
     try:
         yield Web(server, made)
     finally:
         server.close()
-    wait_until(lambda: threading.active_count() <= before, "que acaben los hilos de las métricas")
+    wait_until(lambda: set(threading.enumerate()) <= before, "que acaben los hilos de las métricas")
 
 
 @pytest.fixture
@@ -210,9 +209,12 @@ def test_who_leaves_without_reading_harms_nobody(page: Web, capfd: pytest.Captur
 
 
 def test_the_slow_ones_are_few_and_do_not_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "_DEADLINE", 0.5)
     monkeypatch.setattr(metrics, "_GLANCE", 0.1)
-    before = threading.active_count()
+    before = set(threading.enumerate())
+
+    def born() -> int:
+        return len(set(threading.enumerate()) - before)  # los de otra prueba pueden estar acabando aún
+
     with web(full_board()) as page, contextlib.ExitStack() as stack:
         slow = [stack.enter_context(connect(page.port)) for _ in range(metrics._MOST)]
         for sock in slow:
@@ -223,10 +225,10 @@ def test_the_slow_ones_are_few_and_do_not_last(monkeypatch: pytest.MonkeyPatch) 
             for sock in slow:
                 with contextlib.suppress(OSError):
                     sock.sendall(b"a")
-            return threading.active_count() == before + 1
+            return born() == 1
 
-        wait_until(lambda: len(page.server._since) == metrics._MOST)
-        assert threading.active_count() == before + 1 + metrics._MOST
+        wait_until(lambda: len(page.server._since) == metrics._MOST and born() == 1 + metrics._MOST)
+        monkeypatch.setattr(metrics, "_DEADLINE", 0.5)  # ahora que están todos
         wait_until(dripping, "que se corte a los lentos")
         assert get(f"{page.url}/salud").status == 200
 
@@ -281,6 +283,18 @@ def test_closing_twice_is_closing() -> None:
 def test_run_in_the_main_thread_ends_when_told() -> None:
     # Como en un proceso nacido solo para esto: quien lo acaba es una señal, en medio de run().
     server = open_metrics("127.0.0.1", 0, Board(), "asyncio")
-    threading.Timer(0.05, server.close).start()
+
+    def close() -> None:
+        wait_until(lambda: server._running, "que empiece")
+        server.close()
+
+    closer = threading.Thread(target=close)
+    closer.start()
     server.run()
-    wait_until(lambda: not re.search("Timer", repr(threading.enumerate())))
+    closer.join()
+
+
+def test_closed_before_running_it_does_not_run() -> None:
+    server = open_metrics("127.0.0.1", 0, Board(), "asyncio")
+    server.close()
+    server.run()
