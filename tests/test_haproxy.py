@@ -228,7 +228,8 @@ def steps() -> dict[str, list[str]]:
 
 def socat(balancer: Balancer, command: str) -> str:
     """``command`` por el socket, con la orden del README."""
-    pipe = f"echo {shlex.quote(command)} | {need('socat')} stdio {balancer.socket}"
+    # Acabada su entrada, socat solo espera la respuesta medio segundo: aquí, más.
+    pipe = f"echo {shlex.quote(command)} | {need('socat')} -t 10 stdio {balancer.socket}"
     return run([need("bash"), "-c", pipe]).stdout.decode().strip()
 
 
