@@ -234,8 +234,9 @@ class Meter(Observer):
         self._cells[board.OPEN] += 1
 
     def closed(self, peer: Peer) -> None:
-        self._cells[board.CLOSED] += 1
+        # En este orden: quien ve, desde otro hilo o proceso, que se cerró ve también que ya no está abierta.
         self._cells[board.OPEN] -= 1
+        self._cells[board.CLOSED] += 1
 
     def left(self, peer: Peer) -> None:
         self._cells[board.LEFT] += 1

@@ -164,10 +164,13 @@ def test_stopped_halfway_it_leaves_no_server_running() -> None:
                 for child in Path(f"/proc/{bench.pid}/task/{bench.pid}/children").read_text().split():
                     process = Path("/proc") / child
                     if (process / "cmdline").read_bytes().split(b"\0")[0].endswith(b"/reference"):
-                        started.append(process)
+                        links = [os.readlink(link) for link in (process / "fd").iterdir()]
+                        # El que escucha y el de un cliente: si ya se mide, quien lo lanzó sabe que lo lanzó.
+                        if sum(link.startswith("socket:") for link in links) > 1:
+                            started.append(process)
             return bool(started)
 
-        wait_until(has_started, "que arranque el servidor en C")
+        wait_until(has_started, "que el servidor en C atienda a alguien")
         bench.terminate()
         bench.communicate()
         assert bench.returncode == 1

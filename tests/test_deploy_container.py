@@ -21,6 +21,7 @@ from comunicacion_tcp.limits import DEFAULT_LIMITS
 from .support.deployed import check_options
 from .support.examples import ROOT, blocks
 from .support.first_process import NOBODY, children, end, first_process
+from .support.ports import listening_port
 from .support.programs import CLIENT, run, running_server
 from .support.sockets import ask, connect, free_port, receive_all
 from .support.waiting import wait_until
@@ -35,16 +36,6 @@ in_one_and_in_several = pytest.mark.parametrize("processes", [[], ["--procesos",
 def instructions(recipe: str, name: str) -> list[str]:
     """Lo que va detrás de cada ``name``."""
     return re.findall(rf"^{name} +(.*)$", recipe, re.MULTILINE)
-
-
-def port_of(pid: int) -> int:
-    """En qué puerto escucha el proceso ``pid``: lo dice el sistema (proc(5), net/tcp; 0A es escuchar)."""
-    inodes = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        fields = line.split()
-        if fields[3] == "0A" and f"socket:[{fields[9]}]" in inodes:
-            return int(fields[1].partition(":")[2], 16)
-    raise AssertionError(f"{pid} no escucha")
 
 
 # -- la receta ---------------------------------------------------------------------------------------------
@@ -132,7 +123,7 @@ def test_it_serves_and_ends_well_as_the_first_process(
         assert re.search(r"^NSpid:\s+\d+\s+1$", status, re.MULTILINE)
         assert re.search(rf"^Uid:\s+{NOBODY}\s", status, re.MULTILINE)
         assert re.search(r"^CapEff:\s+0+$", status, re.MULTILINE)
-        with connect(port_of(pid)) as sock:
+        with connect(listening_port(pid)) as sock:
             assert ask(sock, "hola señor") == "HOLA SEÑOR"
             assert end(server, pid, number) == 0
             assert receive_all(sock) == b""
@@ -145,14 +136,14 @@ def test_with_several_processes_nobody_stays_dead_and_unburied(tmp_path: Path) -
     (tmp_path / "huerfanos.py").write_text(
         "import subprocess\n\n\n"
         "def responder(texto):\n"
-        "    subprocess.run(['sh', '-c', 'sleep 0.1 &'], check=True)\n"
+        "    subprocess.run(['sh', '-c', 'sleep 0.5 &'], check=True)\n"
         "    return texto\n"
     )
     tmp_path.chmod(0o755)
     with first_process(tmp_path, "--procesos", "2", "--servicio", "huerfanos:responder") as (server, pid):
         workers = sorted(children(pid))
         assert len(workers) == 2
-        with connect(port_of(pid)) as sock:
+        with connect(listening_port(pid)) as sock:
             seen = set()
             for _ in range(5):
                 assert ask(sock, "hola") == "hola"
@@ -173,6 +164,6 @@ def test_it_cannot_write_anywhere(tmp_path: Path) -> None:
         "    except OSError as error:\n        return os.strerror(error.errno)\n    return 'escrito'\n"
     )
     tmp_path.chmod(0o755)
-    with first_process(tmp_path, "--servicio", "escritor:responder") as (_, pid), connect(port_of(pid)) as sock:
+    with first_process(tmp_path, "--servicio", "escritor:responder") as (_, pid), connect(listening_port(pid)) as sock:
         for place in ("/nada", "/tmp/nada", "/mnt/app/nada", "/mnt/extra/nada"):
             assert ask(sock, place) == "Read-only file system"

@@ -49,13 +49,15 @@ def watched(tmp_path_factory: pytest.TempPathFactory, certificates: Certificates
 
 @pytest.mark.timeout(300)
 def test_prometheus_knows_what_the_server_did(watched: Prometheus) -> None:
-    assert watched.value('up{job="comunicacion_tcp"}') == 1
-    assert watched.value(f"sum({PREFIX}messages_total)") == MESSAGES_SENT
-    assert watched.value(f"{PREFIX}received_bytes_total") == MESSAGES_SENT * 5
+    for expression, value in (
+        ('up{job="comunicacion_tcp"}', 1),
+        (f"sum({PREFIX}messages_total)", MESSAGES_SENT),
+        (f"{PREFIX}received_bytes_total", MESSAGES_SENT * 5),
+    ):
+        wait_until(lambda what=expression, value=value: watched.value(what) == value, expression)  # type: ignore[misc]
     # La primera vez que miró aún no había ninguno: lo que cuenta es el aumento, que además se extrapola.
-    increase = watched.value(f'increase({PREFIX}messages_total{{result="ok"}}[5m])')
-    assert increase is not None
-    assert increase > 0
+    increase = f'increase({PREFIX}messages_total{{result="ok"}}[5m])'
+    wait_until(lambda: (watched.value(increase) or 0) > 0, increase)
     kinds = json.loads(_read(f"{watched.url}/api/v1/metadata"))["data"]
     for family in FAMILIES:
         # Según el formato en que las pidió, una que cuenta se llama con «_total» o sin él.

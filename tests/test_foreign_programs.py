@@ -14,6 +14,7 @@ from .support.sockets import connect, receive_all
 from .support.tools import need
 
 REPLIES = "HOLA SEÑOR\nConexión cerrada\n"
+PATIENT = ("-t", "10")  # socat espera medio segundo al otro lado, acabada su entrada, si no se le pide más
 
 
 @pytest.fixture
@@ -67,12 +68,12 @@ def test_ncat_without_terminator(port: int) -> None:
 
 
 def test_socat(port: int) -> None:
-    done = run([need("socat"), "-", f"TCP:127.0.0.1:{port}"], "hola señor\nDESCONEXION\n")
+    done = run([need("socat"), *PATIENT, "-", f"TCP:127.0.0.1:{port}"], "hola señor\nDESCONEXION\n")
     assert (done.stdout.decode(), done.returncode) == (REPLIES, 0)
 
 
 def test_socat_with_crlf(port: int) -> None:
-    done = run([need("socat"), "-", f"TCP:127.0.0.1:{port},crlf"], "hola señor\nDESCONEXION\n")
+    done = run([need("socat"), *PATIENT, "-", f"TCP:127.0.0.1:{port},crlf"], "hola señor\nDESCONEXION\n")
     assert done.stdout.decode() == REPLIES  # socat traduce de ida y de vuelta
 
 

@@ -229,7 +229,7 @@ def test_a_task_that_will_not_be_cancelled_is_not_waited_for_ever(caplog: pytest
                 await asyncio.Event().wait()
         return message
 
-    limits = Limits(service_timeout=0.05)
+    limits = Limits(service_timeout=0.5)  # para el que no responde: al otro le sobra
     with Server(stubborn, port=0, limits=limits) as server, Client(server.host, server.port) as client:
         assert client.send("nunca").startswith("ERROR: ")
         assert client.send("hola") == "hola"

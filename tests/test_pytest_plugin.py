@@ -30,7 +30,8 @@ def run_project(folder: Path, tests: str, *options: str, **files: str) -> str:
     # Solo con el plugin y lo que se diga, como si estuviera instalado; y los avisos, fallos.
     plugins = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "pytest", "-p", "comunicacion_tcp.pytest_plugin", "-W", "error", "-v", *options]
-    done = subprocess.run(command, capture_output=True, timeout=PATIENCE, cwd=folder, env=environment(plugins))
+    # Son varios Python que empiezan: en una máquina ocupada, más de lo que tarda cualquier otra orden.
+    done = subprocess.run(command, capture_output=True, timeout=3 * PATIENCE, cwd=folder, env=environment(plugins))
     text = done.stdout.decode() + done.stderr.decode()
     assert done.returncode == 0, text
     return text

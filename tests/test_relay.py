@@ -211,7 +211,7 @@ def test_cut_without_the_tls_notice_is_told(certificates: Certificates) -> None:
 
 def test_a_server_that_dies_halfway_is_told_with_what_is_missing() -> None:
     def hangs_up(sock: socket.socket) -> None:
-        receive(sock, 12)
+        receive(sock, 13)  # todo: cerrar con algo sin leer sería un RST
         sock.sendall(b"UNO\n")
 
     def cuts(sock: socket.socket) -> None:
@@ -246,15 +246,15 @@ def test_a_server_that_does_not_answer(open_ended: bool) -> None:
 
 def test_waiting_for_the_input_is_not_a_time_out() -> None:
     # Quien escribe en la entrada espera cada vez varios plazos del servidor.
-    with served() as running, to(running.port, reply_timeout=0.1) as relay:
+    with served() as running, to(running.port, reply_timeout=0.4) as relay:  # a una respuesta le sobra
         reader, writer = os.pipe()
         got: list[bytes] = []
 
         def feed() -> None:
             for line in (b"uno\n", b"dos\n"):
-                threading.Event().wait(0.3)
+                threading.Event().wait(1)
                 os.write(writer, line)
-            threading.Event().wait(0.3)
+            threading.Event().wait(1)
             os.close(writer)
 
         feeder = threading.Thread(target=feed)

@@ -54,9 +54,9 @@ class Answers:
         return [outcome() for outcome in self.outcomes]
 
 
-def threads() -> int:
-    """Los hilos de servicios que hay vivos."""
-    return sum(thread.name == "servicio" for thread in threading.enumerate())
+def threads() -> set[threading.Thread]:
+    """Los hilos de servicios que hay vivos; al empezar puede estar acabando alguno de otra prueba."""
+    return {thread for thread in threading.enumerate() if thread.name == "servicio"}
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def make() -> Iterator[Callable[[int], Threads]]:
     yield make
     for one in made:
         one.close()
-    wait_until(lambda: threads() == before, "que acaben los hilos")
+    wait_until(lambda: threads() <= before, "que acaben los hilos")
 
 
 def test_a_thread_is_born_only_when_it_is_needed(make: Callable[[int], Threads]) -> None:
@@ -81,19 +81,21 @@ def test_a_thread_is_born_only_when_it_is_needed(make: Callable[[int], Threads])
         workers.ask(str.upper, "hola", answers)
         answers.wait(number + 1)
         wait_until(lambda: workers._idle == 1, "que quede libre")
-    assert threads() == before + 1
+    assert len(threads() - before) == 1
 
 
-def test_no_more_than_asked_and_the_rest_wait_in_order(make: Callable[[int], Threads]) -> None:
-    workers, answers, gate = make(2), Answers(), Gate()
+@pytest.mark.parametrize("most", [1, 2])
+def test_no_more_than_asked_and_the_rest_wait_in_order(make: Callable[[int], Threads], most: int) -> None:
+    workers, answers, gate = make(most), Answers(), Gate()
     for message in "abcde":
         workers.ask(gate, message, answers)
-    wait_until(lambda: len(gate.entered) == 2, "que entren dos")
-    assert workers._alive == 2
+    wait_until(lambda: len(gate.entered) == most, "que entren los que caben")
+    assert workers._alive == most
+    assert sorted(gate.entered) == list("abcde"[:most])
     gate.open()
     assert sorted(map(str, answers.wait(5))) == list("ABCDE")
-    assert sorted(gate.entered[:2]) == ["a", "b"]
-    assert gate.entered[2] == "c"
+    if most == 1:  # con más, el que antes toma el siguiente no siempre es el que antes lo apunta
+        assert gate.entered == list("abcde")
 
 
 def test_what_is_withdrawn_before_starting_never_starts(make: Callable[[int], Threads]) -> None:
@@ -190,7 +192,7 @@ def test_closing_leaves_no_thread_that_is_free(make: Callable[[int], Threads]) -
             pool.ask(str.upper, str(number), answers)
         answers.wait(8)
         pool.close()
-        assert threads() == before
+        assert threads() <= before
 
 
 def steps(where: TracebackType | None) -> list[str]:

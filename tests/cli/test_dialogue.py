@@ -307,6 +307,7 @@ def test_a_server_that_comes_back_while_typing(tmp_path: Path) -> None:
         client.wait_for(BARE)
         client.type("a medio")
         client.shows(f"{PROMPT}a medio")
+        server.wait_for("Conexión aceptada")  # si muere antes de aceptarla no la cierra: la corta
         server.signal(signal.SIGKILL)
         client.shows(connected(port), lost(port), RETRYING, f"{PROMPT}a medio")
         client.type(" escribir")
@@ -327,6 +328,7 @@ def test_a_message_waits_for_the_server_to_come_back(tmp_path: Path, editor: str
         port = server.port
         client = Screen(to(port), editor, tmp_path)
         client.wait_for(BARE)
+        server.wait_for("Conexión aceptada")  # si muere antes de aceptarla no la cierra: la corta
     client.type("aún estoy\r")
     client.wait_for(RETRYING)
     with client, Program([*SERVER, "--host", "127.0.0.1", "--puerto", str(port)]):
@@ -341,6 +343,7 @@ def test_on_a_terminal_that_knows_nothing_it_comes_back_too() -> None:
         port = server.port
         client = Program(to(port), terminal=True)
         client.wait_for(PROMPT)
+        server.wait_for("Conexión aceptada")
     client.type("aún estoy\n")
     client.wait_for(RETRYING)
     with client, Program([*SERVER, "--host", "127.0.0.1", "--puerto", str(port)]):

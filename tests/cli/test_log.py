@@ -25,7 +25,8 @@ from comunicacion_tcp.cli.log import (
     logging_to,
 )
 
-from ..support.programs import SERVER, Program, running_server
+from ..support.ports import listening_port
+from ..support.programs import SERVER, Program
 from ..support.sockets import connect, receive, receive_all, reset
 from ..support.waiting import wait_until
 
@@ -270,22 +271,12 @@ def test_dated_lines_and_only_the_serious_ones() -> None:
 
 
 def test_only_what_is_serious_enough() -> None:
-    with running_server() as (_, port):
-        pass
-    with Program([*SERVER, "--puerto", str(port), "--nivel", "aviso"]) as server:
-        wait_until(lambda: can_speak(port))
+    with Program([*SERVER, "--puerto", "0", "--nivel", "aviso"]) as server:
+        with connect(listening_port(server.process.pid)) as sock:
+            sock.sendall(b"\xff\n")
+            error = "ERROR: el mensaje no es UTF-8 válido\n".encode()
+            assert receive(sock, len(error)) == error
         server.wait_for("Mensaje erróneo")
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
         assert len(server.output.splitlines()) == 1
-
-
-def can_speak(port: int) -> bool:
-    """Si alguien responde ahí a un mensaje que no es UTF-8."""
-    try:
-        with connect(port) as sock:
-            sock.sendall(b"\xff\n")
-            error = "ERROR: el mensaje no es UTF-8 válido\n".encode()
-            return receive(sock, len(error)) == error
-    except ConnectionRefusedError:
-        return False

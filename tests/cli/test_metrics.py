@@ -285,7 +285,8 @@ def test_who_gives_the_metrics_is_replaced_and_holds_nothing_of_the_server() -> 
     with running_server("--metricas", "127.0.0.1:0", "--procesos", "2") as (server, port):
         url = address_of(server)
         first = helper_of(server, url)
-        assert not listens(first, port)
+        # Lo primero que hace al nacer, y puede hacerlo cuando los que sirven ya sirven.
+        wait_until(lambda: not listens(first, port), "que suelte los sockets del servidor")
         assert [child for child in children(server) if listens(child, int(url.rpartition(":")[2]))] == [first]
         talk(port, 3)
         os.kill(first, signal.SIGTERM)  # a todos se les envía al detener la máquina, y este espera a los demás

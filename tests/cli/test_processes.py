@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import select
 import shlex
 import shutil
@@ -31,6 +32,8 @@ from ..support.programs import SERVER, SILENT, TAKE_TERMINAL, Program, environme
 from ..support.sockets import ask, connect, fill, receive, receive_all
 from ..support.waiting import PATIENCE, wait_until
 
+# --plazo-proceso en las pruebas que lo agotan: con 1, en una máquina ocupada se pasa a veces un hijo sano.
+DEADLINE = "2"
 WHO = "import os\ndef f(texto): return str(os.getpid())\n"
 
 
@@ -77,6 +80,13 @@ def ends(server: Program, code: int = 0) -> None:
     server.signal(signal.SIGTERM)
     assert server.wait() == code, server.output + server.errors
     assert server.errors == ""
+
+
+def answers(port: int, reply: str) -> bool:
+    """Si quien acepta ahora responde ``reply``. Al recargar se dice antes de que los de antes se enteren, y hasta que
+    lo hacen aceptan también."""
+    with connect(port) as sock:
+        return ask(sock, "hola") == reply
 
 
 def everybody(port: int, wanted: int) -> None:
@@ -241,20 +251,20 @@ def test_one_asked_to_end_by_its_number_delivers_and_is_replaced(number: signal.
 
 
 def test_one_stopped_is_replaced_and_its_siblings_serve() -> None:
-    with serving("--plazo-proceso", "1") as (server, port):
+    with serving("--plazo-proceso", DEADLINE) as (server, port):
         victim = min(children(server))
         os.kill(victim, signal.SIGSTOP)
         with connect(port) as sock:
             assert ask(sock, "hola") == "HOLA"
         server.wait_for("sin dar señales de vida: se corta.")
         wait_until(lambda: victim not in children(server) and len(children(server)) == 2)
-        assert f"El proceso {victim} lleva 1 s sin dar señales de vida: se corta.\n" in server.output
+        assert re.search(rf"\nEl proceso {victim} lleva \d+ s sin dar señales de vida: se corta\.\n", server.output)
         ends(server)
 
 
 def test_one_whose_service_never_gives_the_loop_back_is_replaced(tmp_path: Path) -> None:
     write(tmp_path / "mio.py", "def f(texto):\n    while texto == 'bucle': pass\n    return texto")
-    options = ("--servicio", "mio:f", "--hilos", "0", "--plazo-proceso", "1")
+    options = ("--servicio", "mio:f", "--hilos", "0", "--plazo-proceso", DEADLINE)
     with serving(*options, cwd=tmp_path) as (server, port), connect(port) as sock:
         sock.sendall(b"bucle\n")
         server.wait_for("sin dar señales de vida: se corta.")
@@ -265,7 +275,7 @@ def test_one_whose_service_never_gives_the_loop_back_is_replaced(tmp_path: Path)
 
 
 def test_coming_back_from_a_long_stop_nobody_dies() -> None:
-    with serving("--plazo-proceso", "1") as (server, port), connect(port) as sock:
+    with serving("--plazo-proceso", DEADLINE) as (server, port), connect(port) as sock:
         assert ask(sock, "hola") == "HOLA"
         everyone = [server.process.pid, *children(server)]
         for pid in everyone:
@@ -338,8 +348,7 @@ def test_reloading_changes_the_service_and_cuts_nobody(tmp_path: Path) -> None:
         server.signal(signal.SIGHUP)
         server.wait_for("Recargado: sirven procesos nuevos, y los de antes acaban lo que tienen.")
         assert ask(sock, "hola") == "antes"
-        with connect(port) as other:
-            assert ask(other, "hola") == "después"
+        wait_until(lambda: answers(port, "después"), "que respondan los nuevos")
         sock.sendall(b"DESCONEXION\n")
         receive_all(sock)
         wait_until(lambda: not old & children(server), "que se vayan los de antes")
@@ -371,7 +380,7 @@ def test_reloading_reads_the_configuration_again(tmp_path: Path) -> None:
 def test_reloading_changes_the_deadlines_and_how_it_is_told(tmp_path: Path) -> None:
     write(tmp_path / "mio.py", "import time\ndef f(texto):\n    time.sleep(2.5)\n    return texto")
     configuration = tmp_path / "servidor.conf"
-    configuration.write_text("procesos = 4\nplazo-proceso = 1\n")
+    configuration.write_text(f"procesos = 4\nplazo-proceso = {DEADLINE}\n")  # menos de lo que tarda el servicio
     options = ("--servicio", "mio:f", "--hilos", "0", "--configuracion", str(configuration))
     with Program([*SERVER, "--puerto", "0", *options], cwd=tmp_path) as server:
         port = server.port
@@ -484,11 +493,10 @@ def test_a_service_that_no_longer_loads_keeps_the_old(tmp_path: Path) -> None:
         before = children(server)
         write(tmp_path / "mio.py", "def f(")
         server.signal(signal.SIGHUP)
-        server.wait_for("Se sigue con los procesos de antes: el proceso ")
+        server.wait_for("antes de que sirvieran todos (código 1). «mio» tiene algo que no es Python (mio.py:1)")
         wait_until(lambda: children(server) == before)
         with connect(port) as sock:
             assert ask(sock, "hola") == "antes"
-        assert "antes de que sirvieran todos (código 1). «mio» tiene algo que no es Python (mio.py:1)" in server.output
         assert server.errors == ""
 
 
@@ -558,7 +566,7 @@ def test_when_the_parent_is_killed_they_deliver_and_end(tmp_path: Path) -> None:
 )
 def test_when_the_parent_is_killed_not_even_a_stuck_one_stays(stuck: str, tmp_path: Path) -> None:
     write(tmp_path / "mio.py", f"import re, time\ndef f(texto):\n    print('atascado', flush=True)\n    {stuck}")
-    options = ("--servicio", "mio:f", "--hilos", "0", "--plazo-proceso", "2")
+    options = ("--servicio", "mio:f", "--hilos", "0", "--plazo-proceso", DEADLINE)
     with serving(*options, processes=1, cwd=tmp_path) as (server, port), connect(port) as sock:
         sock.sendall(b"hola\n")
         wait_until(lambda: "atascado" in server.errors)

@@ -40,11 +40,11 @@ def full_board() -> Board:
 @contextlib.contextmanager
 def web(made: Board) -> Iterator[Web]:
     """Las métricas de ``made``, por HTTP; al acabar no queda nada."""
-    before = threading.active_count()
+    before = set(threading.enumerate())
     server = open_metrics("127.0.0.1", 0, made, "asyncio")
     server.start()
     try:
         yield Web(server, made)
     finally:
         server.close()
-    wait_until(lambda: threading.active_count() <= before, "que acaben los hilos de las métricas")
+    wait_until(lambda: set(threading.enumerate()) <= before, "que acaben los hilos de las métricas")

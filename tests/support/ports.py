@@ -1,4 +1,4 @@
-"""El puerto 5000, el de siempre: solo una prueba a la vez puede tenerlo."""
+"""El puerto 5000, el de siempre, que solo una prueba a la vez puede tener; y el de quien no dice cuál es el suyo."""
 
 from __future__ import annotations
 
@@ -29,6 +29,23 @@ def default_port() -> Iterator[None]:
                 pytest.fail(taken)
             pytest.skip(taken)
         yield
+
+
+def listening_port(pid: int) -> int:
+    """El puerto IPv4 en que escucha un proceso que no puede decirlo (Linux, proc(5)); espera a que lo haga."""
+    found: list[int] = []
+
+    def look() -> bool:
+        with contextlib.suppress(OSError):
+            sockets = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
+            for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:  # 0A es escuchar
+                    found.append(int(fields[1].rpartition(":")[2], 16))
+        return bool(found)
+
+    wait_until(look, "que escuche")
+    return found[0]
 
 
 def _is_free() -> bool:

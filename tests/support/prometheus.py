@@ -18,7 +18,7 @@ from .tools import need
 from .waiting import PATIENCE, wait_until
 
 _CONFIG = """\
-global: {{ scrape_interval: 200ms, scrape_timeout: 200ms }}
+global: {{ scrape_interval: 500ms, scrape_timeout: 500ms }}
 scrape_configs:
   - job_name: comunicacion_tcp
     static_configs: [{{ targets: ["{}"] }}]
@@ -78,7 +78,8 @@ class Prometheus:
 
 @contextlib.contextmanager
 def prometheus(folder: Path, target: str) -> Iterator[Prometheus]:
-    """Un Prometheus que pregunta a ``target`` (``"máquina:puerto"``) cinco veces por segundo."""
+    """Un Prometheus que pregunta a ``target`` (``"máquina:puerto"``) dos veces por segundo. Lo que no le responden a
+    tiempo deja un hueco: en una máquina ocupada, lo último que sabe puede ser que no sabe."""
     program = need("prometheus")
     config, log = folder / "prometheus.yml", folder / "registro"
     config.write_text(_CONFIG.format(target))
