@@ -185,14 +185,14 @@ def test_each_reason_is_told(error: type[NetworkError], words: str, monkeypatch:
     from comunicacion_tcp import metrics_server
 
     def failing(*_: object) -> None:
-        raise error("sitio:9100", PermissionError(13, "no"))
+        raise error("sitio:5001", PermissionError(13, "no"))
 
     monkeypatch.setattr(metrics_server, "open_metrics", failing)
-    with pytest.raises(module.CannotMeasure, match=rf"en sitio:9100: {words}\. Elige otro sitio con --metricas\."):
-        module.open_metrics(("sitio", 9100), Board())
+    with pytest.raises(module.CannotMeasure, match=rf"en sitio:5001: {words}\. Elige otro sitio con --metricas\."):
+        module.open_metrics(("sitio", 5001), Board())
 
 
-@pytest.mark.parametrize("place", ["", "9100", ":9100", "localhost", "localhost:", "::1:9100", "[]:1", "a:70000"])
+@pytest.mark.parametrize("place", ["", "5001", ":5001", "localhost", "localhost:", "::1:5001", "[]:1", "a:70000"])
 def test_what_is_not_a_place(place: str) -> None:
     fails(run([*SERVER, f"--metricas={place}"]), 2, "--metricas", "debe ser")
 
