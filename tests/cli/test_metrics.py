@@ -344,12 +344,24 @@ def test_a_reload_is_counted_and_goes_on_counting(tmp_path: Path) -> None:
             wait_until(lambda: values(url)["processes_serving",] == values(url)["processes_wanted",] == 3)
             assert ask(staying, "sigue") == "SIGUE"
             found = values(url)
+            assert found["last_reload_successful", "configuration"] == 1
             assert found["connections_open",] == 1
             assert found["messages_total", "ok"] == 7
             file.write_text("procesos = muchos\n")
             server.signal(signal.SIGHUP)
             wait_until(lambda: values(url)["configuration_reloads_total", "failed"] == 1)
             assert values(url)["processes_serving",] == 3
+            # No se olvida de que no pudo ser hasta que puede.
+            assert values(url)["last_reload_successful", "configuration"] == 0
+            file.write_text("procesos = 1\n")
+            server.signal(signal.SIGHUP)
+            wait_until(lambda: values(url)["configuration_reloads_total", "ok"] == 2)
+            assert values(url)["last_reload_successful", "configuration"] == 1
+            # Y si lo leído está bien, pero con ello no arranca nadie, tampoco.
+            file.write_text("servicio = no_existe:nada\n")
+            server.signal(signal.SIGHUP)
+            wait_until(lambda: values(url)["configuration_reloads_total", "failed"] == 2)
+            assert values(url)["last_reload_successful", "configuration"] == 0
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
 
