@@ -70,6 +70,8 @@ OPEN = _next()  # conversaciones abiertas
 CAPACITY = _next()  # cuántas admite
 WANTED_CAPACITY = _next()  # cuántas se le pidió que admitiera
 CERTIFICATE_EXPIRY = _next()  # cuándo caduca su certificado, en segundos desde 1970; 0, no cifra o no se sabe
+# Si lo último que leyó otra vez no servía, y sigue con lo de antes. La configuración es de quien lanza a los demás.
+RELOAD_FAILED = {what: _next() for what in ("configuration", "service", "certificate")}
 WANTED_PROCESSES = _next()  # de quien lanza a los demás: cuántos deben servir
 STOPPING = _next()  # suyo también: si se está deteniendo todo
 _WIDTH = _next()

@@ -269,20 +269,24 @@ class Meter(Observer):
 
     def certificate_reread(self) -> None:
         self._cells[board.CERTIFICATE_REREADS["ok"]] += 1
+        self._cells[board.RELOAD_FAILED["certificate"]] = 0
         self._see_certificate()
 
     def certificate_unusable(self, bad: BadTLSFile) -> None:
         self._cells[board.CERTIFICATE_REREADS["failed"]] += 1
+        self._cells[board.RELOAD_FAILED["certificate"]] = 1
 
     # -- lo que cuenta quien recarga el servicio --------------------------------------------------------------
 
     def service_reloaded(self, name: str) -> None:
         """Ya responde el servicio nuevo."""
         self._cells[board.SERVICE_RELOADS["ok"]] += 1
+        self._cells[board.RELOAD_FAILED["service"]] = 0
 
     def service_unusable(self, bad: BadService) -> None:
         """El nuevo no sirve: sigue el de antes."""
         self._cells[board.SERVICE_RELOADS["failed"]] += 1
+        self._cells[board.RELOAD_FAILED["service"]] = 1
 
 
 class Observers(Observer):

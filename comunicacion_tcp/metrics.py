@@ -17,7 +17,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import make_wsgi_app
 
 from . import __version__, board
-from .board import Board
+from .board import Board, Row
 
 PREFIX = "comunicacion_tcp_"
 
@@ -140,6 +140,13 @@ CAPACITY = _gauge(
 WANTED_CAPACITY = _gauge("connections_capacity_wanted", "Las que se pidió que cupieran; más, si faltan descriptores.")
 SERVING = _gauge("processes_serving", "Procesos que aceptan conexiones y no están atascados.")
 WANTED = _gauge("processes_wanted", "Procesos que deben servir.")
+RELOADED = Family(
+    GaugeMetricFamily,
+    "last_reload_successful",
+    "1, se usa lo último que hay; 0, lo último que se leyó otra vez no servía, y alguien sigue con lo de antes.",
+    board.RELOAD_FAILED,
+    "what",
+)
 STARTED = _gauge("start_time_seconds", "Cuándo empezó el programa, en segundos desde 1970.", "seconds")
 EXPIRY = _gauge(
     "certificate_expiry_timestamp_seconds",
@@ -153,7 +160,7 @@ BUILD = Family(
     {},
     "version, python, loop",
 )
-FAMILIES = [*COUNTERS, SERVICE_TIME, OPEN, CAPACITY, WANTED_CAPACITY, SERVING, WANTED, STARTED, EXPIRY, BUILD]
+FAMILIES = [*COUNTERS, SERVICE_TIME, OPEN, CAPACITY, WANTED_CAPACITY, SERVING, WANTED, RELOADED, STARTED, EXPIRY, BUILD]
 """Todas, en el orden en que se enseñan."""
 
 
@@ -183,6 +190,7 @@ class BoardCollector:
         yield _measured(WANTED_CAPACITY, left + sum(row.cells[board.WANTED_CAPACITY] for row in serving))
         yield _measured(SERVING, len(serving))
         yield _measured(WANTED, self._board.launcher.cells[board.WANTED_PROCESSES])
+        yield self._reloaded([*serving, self._board.launcher])
         yield _measured(STARTED, self._board.started)
         expiries = [expiry for row in serving if (expiry := row.cells[board.CERTIFICATE_EXPIRY])]
         if expiries:
@@ -190,6 +198,12 @@ class BoardCollector:
         build = GaugeMetricFamily(PREFIX + BUILD.name, BUILD.help, labels=_labels(BUILD))
         build.add_metric(self._build, 1)
         yield build
+
+    def _reloaded(self, rows: list[Row]) -> Metric:
+        metric = GaugeMetricFamily(PREFIX + RELOADED.name, RELOADED.help, labels=_labels(RELOADED))
+        for what, column in RELOADED.columns.items():
+            metric.add_metric([what], not any(row.cells[column] for row in rows))
+        return metric
 
     def _service_time(self) -> Metric:
         metric = HistogramMetricFamily(PREFIX + SERVICE_TIME.name, SERVICE_TIME.help, unit=SERVICE_TIME.unit)

@@ -202,7 +202,7 @@ class ServerTLS:
         return TLSSession(self._context)
 
     def reread(self, now: float) -> bool:
-        """Si los ficheros cambiaron, los lee otra vez; devuelve si desde ahora vale otro certificado.
+        """Si los ficheros cambiaron, los lee otra vez; devuelve si desde ahora vale lo que hay en ellos.
 
         ``now``: la hora, en segundos de un reloj que no retrocede; se mira una vez cada ``LOOK_EVERY``. Error:
         ``BadTLSFile`` si lo nuevo no sirve (quizá está a medio escribir): se sigue con lo anterior y se volverá a
@@ -212,7 +212,7 @@ class ServerTLS:
             return False
         self._next_look = now + LOOK_EVERY
         found = self._look()
-        if found == self._seen:
+        if found == self._seen and not self._told:  # tras un error, también si vuelve el de antes
             return False
         try:
             if not all(stat.S_ISREG(one[3]) for one in found if one):

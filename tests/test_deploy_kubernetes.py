@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -21,6 +23,7 @@ from comunicacion_tcp.supervision import END_PATIENCE
 
 from .support.deployed import check_options
 from .support.examples import ROOT
+from .support.first_process import end, first_process
 
 FOLDER = ROOT / "deploy" / "kubernetes"
 KUSTOMIZATION = yaml.safe_load((FOLDER / "kustomization.yaml").read_text(encoding="utf-8"))
@@ -125,6 +128,15 @@ def test_there_is_time_to_end_well() -> None:
     assert POD["terminationGracePeriodSeconds"] > pause + drain
     # Y la pausa da para que se note que ya no hay que mandarle a nadie.
     assert pause >= CONTAINER["readinessProbe"]["periodSeconds"]
+
+
+def test_a_pod_retired_while_it_imports_the_service_ends_at_once(tmp_path: Path) -> None:
+    # Al proceso 1, una señal que no atiende no le hace nada; uno solo no atiende ninguna mientras importa.
+    (tmp_path / "lento.py").write_text("import time\n\nprint('importando', flush=True)\ntime.sleep(600)\n")
+    tmp_path.chmod(0o755)
+    options = [f"--procesos={option('procesos')}", "--servicio=lento:responder"]
+    with first_process(tmp_path, *options, until="importando") as (server, pid):
+        assert end(server, pid, signal.SIGTERM) == 0
 
 
 def test_the_pod_is_of_the_restricted_profile() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from comunicacion_tcp.board import HANDSHAKES_FAILED, MESSAGES, PROXY_HEADERS_BAD, REFUSED
+from comunicacion_tcp.board import HANDSHAKES_FAILED, MESSAGES, PROXY_HEADERS_BAD, REFUSED, RELOAD_FAILED
 from comunicacion_tcp.metrics import FAMILIES, PREFIX
 
 from .cli.test_metrics import address_of
@@ -120,7 +120,7 @@ def test_every_alert_is_seen_firing_and_silent() -> None:
     assert len(alerts) == len(set(alerts)) > 10
     firing = re.findall(r"alertname: (\w+)\n +exp_alerts:\n +- exp_labels", tests)
     silent = re.findall(r"alertname: (\w+), exp_alerts: \[\]", tests)
-    assert sorted(firing) == sorted(silent) == sorted(alerts)
+    assert {*firing} == {*silent} == {*alerts}
 
 
 def test_alerts_and_panels_ask_only_for_what_there_is() -> None:
@@ -128,9 +128,9 @@ def test_alerts_and_panels_ask_only_for_what_there_is() -> None:
     known |= {f"{PREFIX}service_duration_seconds_{end}" for end in ("bucket", "sum", "count")}
     for text in ((FOLDER / "alerts.yml").read_text(encoding="utf-8"), json.dumps(DASHBOARD)):
         assert set(re.findall(rf"\b{PREFIX}\w+", text)) <= known
-    labels = {*MESSAGES, *REFUSED, *HANDSHAKES_FAILED, *PROXY_HEADERS_BAD, "ok", "failed"}
+    labels = {*MESSAGES, *REFUSED, *HANDSHAKES_FAILED, *PROXY_HEADERS_BAD, *RELOAD_FAILED, "ok", "failed"}
     for text in ((FOLDER / "alerts.yml").read_text(encoding="utf-8"), json.dumps(DASHBOARD)):
-        for values in re.findall(r'(?:result|reason|problem)=~?\\?"([\w|]+)', text):
+        for values in re.findall(r'(?:result|reason|problem|what)=~?\\?"([\w|]+)', text):
             assert set(values.split("|")) <= labels
 
 

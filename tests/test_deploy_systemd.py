@@ -88,6 +88,22 @@ def test_the_numbers_of_the_units_are_those_of_the_server() -> None:
     }
 
 
+def test_who_ends_badly_ends_alone_and_who_was_asked_to_end_did_not_fail() -> None:
+    # A un proceso muerto lo repone su padre; systemd, si le dejan, los pararía a todos.
+    assert value(SERVICE, "OOMPolicy") == "continue"
+    assert int(value(SERVICE, "SuccessExitStatus")) == 3  # cortó a quien no leía (docs/procesos.md)
+
+
+def test_it_waits_for_the_network_and_does_not_give_up_in_seconds() -> None:
+    for order in ("Wants", "After"):
+        assert value(SERVICE, order) == "network-online.target"
+    pause, attempts = int(value(SERVICE, "RestartSec")), int(value(SERVICE, "StartLimitBurst"))
+    insisting, within = pause * attempts, int(value(SERVICE, "StartLimitIntervalSec"))
+    assert insisting >= 120
+    # Y acaba rindiéndose aunque cada intento tarde lo suyo: si no cupieran en el plazo, no lo haría nunca.
+    assert within >= 2 * insisting
+
+
 def test_the_options_of_the_units_exist() -> None:
     options = check_options(value(SERVICE, "ExecStart").split()[1:], FOLDER / "servidor-tcp.conf")
     assert options.puerto == serving.PORT

@@ -92,7 +92,7 @@ def test_every_command_shown_is_run_by_a_test() -> None:
         "python3 Servidor_TCP.py --procesos auto": "cli/test_processes.py",
         "python3 Servidor_TCP.py --host 0.0.0.0 --proxy-de 10.0.0.1": "cli/test_proxy.py, con 127.0.0.1",
         "entorno/bin/python -m pip install '.[metricas]'": "test_packaging.py, sin red",
-        "entorno/bin/servidor-tcp --metricas localhost:9100": "cli/test_metrics.py, en un puerto libre",
+        "entorno/bin/servidor-tcp --metricas localhost:5001": "cli/test_metrics.py, en un puerto libre",
         "source entorno/share/bash-completion/completions/cliente-tcp": "test_share.py y test_packaging.py",
         "entorno/bin/python -m pip install '.[interactivo]'": "test_packaging.py, sin red",
         "python3 -m venv entorno": "test_packaging.py",

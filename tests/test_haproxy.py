@@ -285,7 +285,7 @@ def test_tls_at_the_balancer(certificates: Certificates) -> None:
     with (
         three() as servers,
         balancing([one.port for one in servers], cert=certificates.server) as balancer,
-        connect(balancer.ports["5001"], source="127.0.0.7") as sock,
+        connect(balancer.ports["5002"], source="127.0.0.7") as sock,
     ):
         client = Encrypted(sock, certificates.trusting())
         client.shake()
@@ -302,7 +302,7 @@ def test_tls_passed_through(certificates: Certificates) -> None:
         balancing([one.port for one in servers], passed_through=True) as balancer,
     ):
         balancer.wait_for_all("servidores_tls")
-        with connect(balancer.ports["5002"], source="127.0.0.7") as sock:
+        with connect(balancer.ports["5003"], source="127.0.0.7") as sock:
             client = Encrypted(sock, certificates.trusting())
             client.shake()
             client.send(b"hola\nDESCONEXION\n")
@@ -320,7 +320,7 @@ def test_with_client_certificates_the_question_of_the_balancer_brings_one_too(ce
         ) as balancer,
     ):
         balancer.wait_for_all("servidores_tls")
-        with connect(balancer.ports["5002"]) as sock:
+        with connect(balancer.ports["5003"]) as sock:
             client = Encrypted(sock, certificates.trusting(certificates.client))
             client.shake()
             client.send(b"DESCONEXION\n")

@@ -265,6 +265,27 @@ def test_each_event_has_its_column() -> None:
     assert made.total(board.OPEN) == 0
 
 
+def test_it_remembers_whether_the_last_it_read_was_good() -> None:
+    made = Board()
+    meter = Meter(made.seat(0), Limits())
+    meter.starting()
+
+    def failed() -> set[str]:
+        return {what for what, column in board.RELOAD_FAILED.items() if made.seat(0).cells[column]}
+
+    assert failed() == set()  # quien empieza lo ha leído todo bien
+    meter.certificate_unusable(BadTLSFile("cert", "x", "locked"))
+    assert failed() == {"certificate"}
+    meter.service_unusable(BadService("x:y", "syntax"))
+    meter.certificate_reread()
+    assert failed() == {"service"}
+    meter.service_reloaded("x:y")
+    assert failed() == set()
+    meter.service_unusable(BadService("x:y", "syntax"))
+    meter.starting()  # murió, y otro ocupa su puesto
+    assert failed() == set()
+
+
 def test_a_real_server_counts_and_beats() -> None:
     made = Board()
     with served() as running:

@@ -79,6 +79,24 @@ def test_who_only_finishes_what_it_has_adds_no_room_nor_certificate() -> None:
     assert found["certificate_expiry_timestamp_seconds"] == 2e9
 
 
+def test_what_is_used_is_the_last_there_is_unless_one_who_serves_could_not_read_it() -> None:
+    made = Board(2)  # nadie recarga nada, ni hay quien lance a los demás
+    for seat in (made.seat(0), made.seat(1)):
+        seat.take(time.monotonic())
+        seat.cells[board.ACCEPTING] = 1
+
+    def good() -> dict[str, float]:
+        samples = [sample for family in BoardCollector(made, "asyncio").collect() for sample in family.samples]
+        return {one.labels["what"]: one.value for one in samples if one.name == f"{PREFIX}last_reload_successful"}
+
+    assert good() == {"configuration": 1, "service": 1, "certificate": 1}
+    made.seat(1).cells[board.RELOAD_FAILED["certificate"]] = 1
+    assert good() == {"configuration": 1, "service": 1, "certificate": 0}
+    made.launcher.cells[board.RELOAD_FAILED["configuration"]] = 1
+    made.seat(1).cells[board.ACCEPTING] = 0  # lo suyo ya no se enseña a nadie nuevo
+    assert good() == {"configuration": 0, "service": 1, "certificate": 1}
+
+
 def test_promtool_finds_nothing_to_say(page: Web) -> None:
     done = promtool("check", "metrics", entry=get(f"{page.url}/metrics").text)
     assert (done.returncode, done.stdout) == (0, "")

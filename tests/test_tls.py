@@ -344,6 +344,20 @@ def test_a_certificate_half_written_is_told_once_and_the_old_one_goes_on(
     assert name_served(tls, certificates) == "otra.ejemplo"
 
 
+def test_the_old_certificate_put_back_is_read_too(certificates: Certificates, tmp_path: Path) -> None:
+    # Es el mismo fichero, con su hora y su número: pero quien contó que lo nuevo no valía debe saber que ya pasó.
+    path, aside = str(tmp_path / "vivo.pem"), str(tmp_path / "aparte.pem")
+    shutil.copyfile(certificates.server, path)
+    tls = ServerTLS(path)
+    os.rename(path, aside)
+    with pytest.raises(BadTLSFile):
+        tls.reread(100)
+    os.rename(aside, path)
+    assert tls.reread(110)
+    assert not tls.reread(120)
+    assert name_served(tls, certificates) == "localhost"
+
+
 def test_a_key_of_another_certificate_waits_for_its_own(certificates: Certificates, tmp_path: Path) -> None:
     cert, key = str(tmp_path / "cert.pem"), str(tmp_path / "clave.pem")
     for source, place in zip(certificates.split(), (cert, key), strict=True):

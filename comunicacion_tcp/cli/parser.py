@@ -202,7 +202,7 @@ def host_and_port(text: str) -> Peer:
     host, colon, port = text.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not colon or not can_be_host(bare) or (":" in bare and bare == host):
-        raise argparse.ArgumentTypeError(f"debe ser HOST:PUERTO (localhost:9100, [::1]:9100), no {text!r}")
+        raise argparse.ArgumentTypeError(f"debe ser HOST:PUERTO (localhost:5001, [::1]:5001), no {text!r}")
     return bare, port_number(0)(port)
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from logging import ERROR, INFO, WARNING
 
 from ..addresses import Peer
-from ..board import CONFIGURATION_RELOADS, HEARTBEAT, RESTARTS, STOPPING, WANTED_PROCESSES, Board
+from ..board import CONFIGURATION_RELOADS, HEARTBEAT, RELOAD_FAILED, RESTARTS, STOPPING, WANTED_PROCESSES, Board
 from ..descriptors import raise_limit
 from ..errors import BadSocket, NetworkError
 from ..listener import address_of, adopt_sockets, file_of, open_sockets, remove_file
@@ -218,6 +218,7 @@ class _Fleet(Watcher):
 
     def _stay(self, line: str, fields: dict[str, int]) -> None:
         """La recarga no pudo ser: lo dice ``line``."""
+        self._row.cells[RELOAD_FAILED["configuration"]] = 1
         self._row.cells[CONFIGURATION_RELOADS["failed"]] += 1
         self._rejected = True
         self._tell(ERROR, "reload_failed", line, fields)
@@ -276,6 +277,7 @@ class _Fleet(Watcher):
         self._tell(ERROR, "gave_up", line, {"failures": failures})
 
     def reloaded(self) -> None:
+        self._row.cells[RELOAD_FAILED["configuration"]] = 0
         self._row.cells[CONFIGURATION_RELOADS["ok"]] += 1
         self._rejected = False
         self._write_as_asked(self.launches[self._supervision.generation])

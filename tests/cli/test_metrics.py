@@ -185,14 +185,14 @@ def test_each_reason_is_told(error: type[NetworkError], words: str, monkeypatch:
     from comunicacion_tcp import metrics_server
 
     def failing(*_: object) -> None:
-        raise error("sitio:9100", PermissionError(13, "no"))
+        raise error("sitio:5001", PermissionError(13, "no"))
 
     monkeypatch.setattr(metrics_server, "open_metrics", failing)
-    with pytest.raises(module.CannotMeasure, match=rf"en sitio:9100: {words}\. Elige otro sitio con --metricas\."):
-        module.open_metrics(("sitio", 9100), Board())
+    with pytest.raises(module.CannotMeasure, match=rf"en sitio:5001: {words}\. Elige otro sitio con --metricas\."):
+        module.open_metrics(("sitio", 5001), Board())
 
 
-@pytest.mark.parametrize("place", ["", "9100", ":9100", "localhost", "localhost:", "::1:9100", "[]:1", "a:70000"])
+@pytest.mark.parametrize("place", ["", "5001", ":5001", "localhost", "localhost:", "::1:5001", "[]:1", "a:70000"])
 def test_what_is_not_a_place(place: str) -> None:
     fails(run([*SERVER, f"--metricas={place}"]), 2, "--metricas", "debe ser")
 
@@ -345,12 +345,24 @@ def test_a_reload_is_counted_and_goes_on_counting(tmp_path: Path) -> None:
             wait_until(lambda: values(url)["processes_serving",] == values(url)["processes_wanted",] == 3)
             assert ask(staying, "sigue") == "SIGUE"
             found = values(url)
+            assert found["last_reload_successful", "configuration"] == 1
             assert found["connections_open",] == 1
             assert found["messages_total", "ok"] == 7
             file.write_text("procesos = muchos\n")
             server.signal(signal.SIGHUP)
             wait_until(lambda: values(url)["configuration_reloads_total", "failed"] == 1)
             assert values(url)["processes_serving",] == 3
+            # No se olvida de que no pudo ser hasta que puede.
+            assert values(url)["last_reload_successful", "configuration"] == 0
+            file.write_text("procesos = 1\n")
+            server.signal(signal.SIGHUP)
+            wait_until(lambda: values(url)["configuration_reloads_total", "ok"] == 2)
+            assert values(url)["last_reload_successful", "configuration"] == 1
+            # Y si lo leído está bien, pero con ello no arranca nadie, tampoco.
+            file.write_text("servicio = no_existe:nada\n")
+            server.signal(signal.SIGHUP)
+            wait_until(lambda: values(url)["configuration_reloads_total", "failed"] == 2)
+            assert values(url)["last_reload_successful", "configuration"] == 0
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
 

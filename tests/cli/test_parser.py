@@ -128,9 +128,9 @@ def test_what_is_given_in_the_order_is_judged_also_in_the_file(
 @pytest.mark.parametrize(
     ("text", "place"),
     [
-        ("localhost:9100", ("localhost", 9100)),
+        ("localhost:5001", ("localhost", 5001)),
         ("0.0.0.0:0", ("0.0.0.0", 0)),
-        ("[::1]:9100", ("::1", 9100)),
+        ("[::1]:5001", ("::1", 5001)),
         ("[fe80::1%eth0]:65535", ("fe80::1%eth0", 65535)),
     ],
 )
@@ -138,7 +138,7 @@ def test_a_host_and_its_port(text: str, place: tuple[str, int]) -> None:
     assert host_and_port(text) == place
 
 
-@pytest.mark.parametrize("text", ["", ":", ":1", "a:", "a", "::1:9100", "[]:1", "[::1]", "a:1:2", "a:65536", "a:+1"])
+@pytest.mark.parametrize("text", ["", ":", ":1", "a:", "a", "::1:5001", "[]:1", "[::1]", "a:1:2", "a:65536", "a:+1"])
 def test_what_is_not_a_host_and_its_port(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="debe ser"):
         host_and_port(text)

@@ -39,8 +39,9 @@ exec setpriv --reuid NOBODY --regid NOBODY --clear-groups --no-new-privs --bound
 
 
 @contextlib.contextmanager
-def first_process(extra: Path, *options: str) -> Iterator[tuple[Program, int]]:
-    """El servidor, y el número que tiene fuera. ``extra``: una carpeta de la que puede importar un servicio."""
+def first_process(extra: Path, *options: str, until: str = "Servidor escuchando") -> Iterator[tuple[Program, int]]:
+    """El servidor, en cuanto escribe ``until``, y el número que tiene fuera. ``extra``: una carpeta de la que puede
+    importar un servicio."""
     if os.geteuid() or not all(map(shutil.which, _TOOLS)):
         _without("hacen falta root y unshare")
     if subprocess.run(["unshare", "--mount", "--pid", "--fork", "true"], capture_output=True).returncode:
@@ -54,7 +55,7 @@ def first_process(extra: Path, *options: str) -> Iterator[tuple[Program, int]]:
     env = {"PYTHONPATH": path, "LD_LIBRARY_PATH": "/mnt/python/lib"}
     with Program([*alone, *prepare, *server, *options], env=env) as program:
         try:
-            program.wait_for("Servidor escuchando")
+            program.wait_for(until)
             (pid,) = children(program.process.pid)
             yield program, pid
         finally:

@@ -97,7 +97,7 @@ def balancing(
     ``patience``: su ``tcp-ut``, el plazo de un cliente que no lee."""
     with tempfile.TemporaryDirectory(prefix="haproxy-") as name, contextlib.ExitStack() as stack:
         for attempt in range(1, _ATTEMPTS + 1):
-            ports = {number: free_port() for number in ("5000", "5001", "5002")}
+            ports = {number: free_port() for number in ("5000", "5002", "5003")}
             files = _files(Path(name), servers, ports, cert, passed_through, options, patience)
             command = [need("haproxy"), "-db", *(part for file in files for part in ("-f", file))]
             balancer = Balancer(stack.enter_context(Program(command)), Path(name), ports)
@@ -135,7 +135,7 @@ def _files(
     }
     files = [configured(folder, "haproxy.cfg", changes)]
     if cert:
-        files.append(configured(folder, "tls.cfg", {"/etc/haproxy/mensajes.pem": cert, **bind("5001")}))
+        files.append(configured(folder, "tls.cfg", {"/etc/haproxy/mensajes.pem": cert, **bind("5002")}))
     if passed_through:
-        files.append(configured(folder, "tls-de-paso.cfg", {**bind("5002"), **real("5443")}))
+        files.append(configured(folder, "tls-de-paso.cfg", {**bind("5003"), **real("5443")}))
     return files
