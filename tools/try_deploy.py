@@ -24,6 +24,18 @@ CLIENT = "/opt/comunicacion_tcp/bin/cliente-tcp"
 _PATIENCE = 60.0  # segundos que se espera a que algo pase
 _LIMITS = ["--ulimit", "nofile=16384:16384", "--ulimit", "nproc=4096:4096"]  # los de una máquina sin CAP_SYS_RESOURCE
 _DEBIAN = "python3,python3-venv,ca-certificates"
+# Un cliente que envía hasta que el servidor no le admite más, y no lee nada.
+_NEVER_READS = """
+import socket, time
+sock = socket.create_connection(("127.0.0.1", 5000))
+sock.settimeout(1)
+try:
+    while True:
+        sock.sendall(b"hola\\n" * 1000)
+except OSError:
+    print("lleno", flush=True)
+time.sleep(60)
+"""
 _HARDENED = ["--read-only", "--read-only-tmpfs=false", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
 
 
@@ -56,7 +68,12 @@ def main() -> None:
             make_base(podman, Path(folder) / "base", BASE, _DEBIAN)
         build(podman, options.base or BASE, options.build)
         try_image(podman)
-        make_base(podman, Path(folder) / "systemd", f"{MACHINE}-base", f"{_DEBIAN},systemd,dbus,libpam-systemd,procps")
+        make_base(
+            podman,
+            Path(folder) / "systemd",
+            f"{MACHINE}-base",
+            f"{_DEBIAN},systemd,dbus,libpam-systemd,procps,iproute2",
+        )
         try_units(podman, Path(folder))
 
 
@@ -153,6 +170,23 @@ def _try_units(run: Callable[[str], str]) -> None:
     run("systemctl stop servidor-tcp")
     same(show("Result"), "success")
     good("muerto o atascado, vuelve; y para bien")
+
+    run("systemctl start servidor-tcp")
+    run(f"python3 -c {shlex.quote(_NEVER_READS)} >/tmp/lleno 2>&1 &")
+    wait_until(lambda: run("cat /tmp/lleno") == "lleno", "que el servidor no admita más de quien no lee")
+    run("systemctl stop servidor-tcp")
+    contains(run("journalctl --unit servidor-tcp"), "sin entregar todo")
+    same(show("Result"), "success")  # de un servicio que falló, sería «exit-code»
+    good("corta a quien no lee, y no por eso queda como fallido")
+
+    run("sed -i 's/^host = .*/host = 10.77.0.1/' /etc/servidor-tcp.conf")
+    run("systemctl start servidor-tcp || true")
+    wait_until(lambda: int(show("NRestarts")) > 5, "que insista, aunque la dirección no esté")
+    run("ip address add 10.77.0.1/32 dev lo")
+    wait_until(lambda: show("ActiveState") == "active", "que arranque cuando está la dirección")
+    same(run(f"{CLIENT} --host 10.77.0.1 hola"), "HOLA")
+    run("systemctl stop servidor-tcp; sed -i 's/^host = .*/host = 0.0.0.0/' /etc/servidor-tcp.conf")
+    good("una dirección que llega tarde la espera")
 
     run("systemctl start servidor-tcp.socket")
     same(run(f"{CLIENT} por socket"), "POR SOCKET")
