@@ -63,8 +63,9 @@ class MetricsServer:
         thread.start()
         self._thread = thread
 
-    def run(self, until: socket.socket | None = None) -> None:
-        """Atiende hasta ``close()``, o hasta que se pueda leer ``until``. Un proceso nacido para esto no hace más."""
+    def run(self, until: socket.socket | None = None, turn: Callable[[], None] | None = None) -> None:
+        """Atiende hasta ``close()``, o hasta que se pueda leer ``until``. ``turn``: a qué se llama en cada vuelta, una
+        por segundo como poco. Un proceso nacido para esto no hace más."""
         self._running = True
         try:
             if self._closing:
@@ -73,7 +74,9 @@ class MetricsServer:
                 for sock in (*self._sockets, self._woken, *([until] if until else [])):
                     selector.register(sock, selectors.EVENT_READ)
                 while not self._closing:
-                    ready = selector.select(_GLANCE if self._since else None)
+                    if turn:
+                        turn()
+                    ready = selector.select(_GLANCE if self._since or turn else None)
                     for key, _ in ready:
                         if key.fileobj in self._sockets:
                             self._accept(key.fileobj)

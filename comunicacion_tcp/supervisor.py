@@ -35,6 +35,7 @@ _ORDERS = {word: order for order, word in _WORDS.items()}
 _BEAT = 1.0  # segundos entre dos señales de vida
 _STOP = (signal.SIGINT, signal.SIGTERM)
 _HELPER_PAUSE = 1.0  # segundos entre un ayudante que muere y el siguiente: sin él se sirve igual
+_HELPER_PATIENCE = 10.0  # segundos sin señales de vida suyas, hasta poner otro: lo mismo que con los que sirven
 _READ = 4096  # bytes: muchas más palabras de las que se juntan
 
 
@@ -118,13 +119,18 @@ class Helper:
     def __init__(self, parent: socket.socket) -> None:
         self.parent = parent
 
+    def alive(self) -> None:
+        """Da señales de vida. Hay que llamarla cada segundo, más o menos."""
+        with contextlib.suppress(OSError):  # el padre no está, o no lee
+            self.parent.send(_ALIVE)
+
 
 class Supervisor:
     """Hace lo que dice una ``Supervision`` con procesos de verdad.
 
     ``reload``: se llama con cada SIGHUP; debe pedir la recarga a la ``Supervision``, o no. ``turn``: se llama en cada
     vuelta, una vez por segundo como poco. Ninguna de las dos debe lanzar ni esperar. ``helped``: si hay además un
-    ``Helper``; si muere se pone otro, y acaba cuando ya no queda nadie más.
+    ``Helper``; si muere o calla se pone otro, y acaba cuando ya no queda nadie más.
     """
 
     def __init__(
@@ -144,6 +150,7 @@ class Supervisor:
         self._helped = helped
         self._helper = 0  # su número, si vive
         self._next_helper = 0.0  # hasta entonces no se pone otro
+        self._helper_heard = self._helper_watched = 0.0  # cuándo se supo de él, y cuándo se miró
 
     def run(self) -> int | Seat | Helper:
         """Crea los procesos y los vigila. Vuelve una vez en el padre, cuando todo ha acabado, con el código de salida;
@@ -212,6 +219,9 @@ class Supervisor:
                 self._selector.unregister(channel)  # acaba: lo dirá waitpid
             return False
         now = time.monotonic()
+        if pid == self._helper:
+            self._helper_heard = now
+            return True
         self._supervision.alive(pid, now)
         if pid in self._reasons:
             self._reasons[pid] += words
@@ -296,6 +306,7 @@ class Supervisor:
 
     def _keep_helper(self, now: float) -> Helper | None:
         """Si hace falta un ayudante, nace. En el padre, ``None``; en él, su puesto."""
+        self._watch_helper(now)
         if not self._helped or self._helper or now < self._next_helper or self._supervision.stopping:
             return None
         born = self._bear()
@@ -303,7 +314,16 @@ class Supervisor:
             self._next_helper = now + _HELPER_PAUSE
             return None
         self._helper, channel = born
+        self._helper_heard = now
         return None if self._helper else Helper(channel)
+
+    def _watch_helper(self, now: float) -> None:
+        """Si calla hace mucho, se le mata: lo demás, como si hubiera muerto."""
+        if now - self._helper_watched > 2 * TURN:
+            self._helper_heard = now  # quien no ha mirado somos nosotros (Ctrl-Z)
+        self._helper_watched = now
+        if self._helper and now - self._helper_heard > _HELPER_PATIENCE:
+            os.kill(self._helper, signal.SIGKILL)
 
     def _end_helper(self) -> None:
         if self._helper:

@@ -177,6 +177,20 @@ def test_run_in_the_main_thread_ends_when_told() -> None:
     timer.join()
 
 
+def test_it_gives_signs_of_life_at_each_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics_server, "_GLANCE", 0.01)
+    server = open_metrics("127.0.0.1", 0, Board(), "asyncio")
+    turns = []
+
+    def turn() -> None:
+        turns.append(1)
+        if len(turns) == 10:  # sin que nadie pregunte nada
+            server.close()
+
+    server.run(turn=turn)
+    assert len(turns) == 10
+
+
 def test_closed_before_it_runs_it_does_not_run() -> None:
     server = open_metrics("127.0.0.1", 0, Board(), "asyncio")
     server.close()

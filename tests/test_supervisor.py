@@ -123,6 +123,21 @@ def test_a_terminal_that_left_without_a_word_wanted_this_to_go_on(monkeypatch: p
     assert reloads == [1]
 
 
+def test_a_helper_that_gives_no_sign_of_life_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    killed: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda pid, _: killed.append(pid))
+    parent = Supervisor(Supervision(1, DEFAULT_LIMITS, Watcher()), lambda: None, lambda: None, helped=True)
+    parent._helper, parent._helper_heard, parent._helper_watched = 999, 0.0, 0.0
+    for second in range(1, 11):
+        parent._watch_helper(second)
+    assert not killed
+    parent._watch_helper(1000)  # quien dormía era el padre
+    assert not killed
+    for second in range(1001, 1012):
+        parent._watch_helper(second)
+    assert killed == [999]
+
+
 class Ring:
     """Algo que se señala a sí mismo: solo lo suelta el recolector."""
 

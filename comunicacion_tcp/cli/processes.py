@@ -91,7 +91,7 @@ def _give_metrics(web: MetricsServer | None, sockets: list[socket.socket], helpe
     for sock in sockets:
         sock.close()
     if web:
-        web.run(helper.parent)
+        web.run(helper.parent, helper.alive)
     return OK
 
 
