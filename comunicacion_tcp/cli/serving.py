@@ -16,8 +16,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 from ..board import Board
 from ..descriptors import raise_limit
@@ -51,6 +51,7 @@ _LAST_WAIT = 2.0
 _NO_THREAD = "El sistema no deja crear el hilo que escribe la salida. Sube el límite de procesos con «ulimit -u»."
 _STUCK = 1.0  # segundos sin que gire el bucle: nada nuestro lo ocupa tanto
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_READ = 4096  # bytes: uno por señal, y de más que lleguen juntas da igual cuántas eran
 
 
 class Launch(NamedTuple):
@@ -152,7 +153,33 @@ def _listen(launch: Launch, post: Post | None, systemd: Manager, service: Servic
         output.close()
 
 
-async def _serve(
+async def _serve(*what: Any) -> int:
+    with _woken_by_signals(asyncio.get_running_loop()):
+        return await _serve_until_asked(*what)
+
+
+@contextlib.contextmanager
+def _woken_by_signals(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Mientras dura, una señal despierta a ``loop``. Sola no puede si llega justo antes de que empiece a esperar, o a
+    otro hilo (a cualquiera, si el proceso estaba parado): no se sabría de ella hasta lo siguiente que pase, y puede no
+    pasar nada. uvloop y el bucle de Windows ya lo hacen."""
+    if not isinstance(loop, asyncio.SelectorEventLoop):
+        yield
+        return
+    awake, alarm = socket.socketpair()
+    with awake, alarm:
+        for end in (awake, alarm):
+            end.setblocking(False)
+        loop.add_reader(awake, awake.recv, _READ)
+        signal.set_wakeup_fd(alarm.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(-1)
+            loop.remove_reader(awake)
+
+
+async def _serve_until_asked(
     launch: Launch,
     post: Post | None,
     systemd: Manager,
