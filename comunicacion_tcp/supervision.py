@@ -10,7 +10,7 @@ La vida de un proceso:
     empezando   muere, o tarda ``START_PATIENCE``             otro intento, cada vez más tarde; o se deja
     sirviendo   muere                                         se pone otro: ya o, si era recién nacido, enseguida
     sirviendo   calla ``worker_timeout``                      se mata, y se pone otro
-    sirviendo   se recarga, y los nuevos ya sirven todos      yéndose: acaba sus conversaciones
+    sirviendo   se recarga, y los nuevos ya sirven todos      yéndose: no acepta, y acaba sus conversaciones
     yéndose     pasa ``handover``, o son ya demasiados        cerrando
     cualquiera  se detiene el servidor                        cerrando: responde lo que tiene y acaba
     cerrando    pasa ``drain`` y ``END_PATIENCE``             se mata
@@ -109,7 +109,7 @@ class Watcher:
         """Nadie sirve, ninguno consiguió empezar en ``failures`` intentos, y se deja de intentar."""
 
     def reloaded(self) -> None:
-        """Sirven ya los nuevos, y los de antes acaban lo que tienen."""
+        """Solo aceptan ya los nuevos, y los de antes acaban lo que tienen."""
 
     def reload_failed(self, pid: int, status: int) -> None:
         """El proceso ``pid``, de los nuevos, acabó antes de que sirvieran todos: se queda lo de antes."""
@@ -118,7 +118,7 @@ class Watcher:
 class Worker:
     """Un proceso."""
 
-    __slots__ = ("deadline", "generation", "heard", "limits", "pid", "row", "since", "state", "was")
+    __slots__ = ("accepts", "deadline", "generation", "heard", "limits", "pid", "row", "since", "state", "was")
 
     def __init__(self, pid: int, fork: Fork, limits: Limits, now: float) -> None:
         self.pid = pid
@@ -128,6 +128,7 @@ class Worker:
         self.state = STARTING
         self.was = STARTING  # en qué estado estaba cuando se le mató
         self.since = self.heard = now
+        self.accepts = True  # si puede aceptar a alguien: hasta que diga que no
         self.deadline = 0.0  # hasta cuándo puede seguir en su estado, si está yéndose o cerrando
 
 
@@ -145,6 +146,7 @@ class Supervision:
         self._candidate: int | None = None
         self._last_generation = 0
         self._asked: _Plan | None = None  # otra recarga, pedida durante una
+        self._relieved: list[Worker] | None = None  # a quienes relevan los de ahora, hasta que ninguno acepte
         self._workers: dict[int, Worker] = {}
         self._failures = 0  # muertes seguidas de recién nacidos: de ellas depende lo que se espera
         self._stillborn = 0  # intentos seguidos sin que ninguno haya llegado a servir
@@ -205,6 +207,11 @@ class Supervision:
             if self._complete and worker.generation == self._current:
                 self._watcher.replaced(pid)
 
+    def retired(self, pid: int) -> None:
+        """Dice que ya no acepta, como se le ordenó."""
+        if pid in self._workers:
+            self._workers[pid].accepts = False
+
     def alive(self, pid: int, now: float) -> None:
         """Da señales de vida."""
         if pid in self._workers:
@@ -235,7 +242,7 @@ class Supervision:
         generación nueva; si aún se está con otra, esta irá después."""
         self._last_generation += 1
         self._asked = _Plan(wanted=wanted, limits=limits)
-        if self._candidate is None:
+        if self._candidate is None and self._relieved is None:
             self._next_reload()
         return self._last_generation
 
@@ -266,6 +273,7 @@ class Supervision:
             if not self._workers:
                 self.exit_code = self._code
         else:
+            self._relieve()
             self._finish_reload()
             self._thin()
             self._see_if_complete()
@@ -340,17 +348,27 @@ class Supervision:
                 rows.add(row)
                 self._orders.append(Fork(generation=generation, row=row, first=not serving))
 
-    def _finish_reload(self) -> None:
+    def _relieve(self) -> None:
+        """Si los nuevos están todos, sirven ellos, y los de antes se van."""
         new = self._candidate
         if new is None or len(self._of(new, SERVING)) < self._plans[new].wanted:
             return
-        old, self._current = self._current, new
+        old, self._current, self._candidate = self._current, new, None
         del self._plans[old]
-        for worker in self._of(old, STARTING, SERVING):
+        self._relieved = self._of(old, STARTING, SERVING)
+        for worker in self._relieved:
             self._close(worker, RETIRE)
         self._failures, self._retry_at = 0, 0.0
-        self._watcher.reloaded()
-        self._next_reload()
+
+    def _finish_reload(self) -> None:
+        """Si ninguno de los de antes acepta ya, se dice; antes, a quien conectara le podría responder uno de ellos."""
+        if self._relieved is None:
+            return
+        alive = self._workers.values()
+        if not any(worker.accepts and worker.state == RETIRING and worker in alive for worker in self._relieved):
+            self._relieved = None
+            self._watcher.reloaded()
+            self._next_reload()
 
     def _thin(self) -> None:
         """Si de tanto recargar se juntan demasiados yéndose, que cierren los más antiguos."""

@@ -28,7 +28,7 @@ with contextlib.suppress(ImportError):  # Windows, donde tampoco hay fork
     import fcntl
 
 CAN_FORK = hasattr(os, "fork")
-_READY, _ALIVE = b"l", b"v"  # lo que dice un hijo: que está listo, y que vive
+_READY, _ALIVE, _RETIRED = b"l", b"v", b"n"  # lo que dice un hijo: que está listo, que vive, que ya no acepta
 _CANNOT = b"\0"  # que no puede servir; detrás, hasta el final, por qué
 _WORDS = {RETIRE: b"r", DRAIN: b"d", CUT: b"c"}  # lo que se le ordena
 _ORDERS = {word: order for order, word in _WORDS.items()}
@@ -97,6 +97,10 @@ class Seat:
     def ready(self) -> None:
         """Ya sirve."""
         self._say(_READY)
+
+    def retired(self) -> None:
+        """Ya no acepta a nadie, como se le ordenó."""
+        self._say(_RETIRED)
 
     def cannot(self, why: str) -> None:
         """No puede servir, y va a acabar. ``why``: la frase que lo dice, para quien lo cuenta, que es el padre."""
@@ -231,6 +235,8 @@ class Supervisor:
             self._reasons[pid] = why
         if _READY in words:
             self._supervision.ready(pid, now)
+        if _RETIRED in words:
+            self._supervision.retired(pid)
         return True
 
     def _reap(self) -> None:

@@ -66,6 +66,7 @@ class Drill:
         self.notes = Notes()
         self.supervision = Supervision(wanted, limits, self.notes)
         self.now = 100.0
+        self.obedient = True  # si dejan de aceptar en cuanto se les dice
         self.at_once = ready  # si cada uno sirve en cuanto nace
         self.born: dict[int, Fork] = {}
         self.orders: list[tuple[int, str]] = []
@@ -100,6 +101,8 @@ class Drill:
             self.end(action.pid, KILLED)
         elif isinstance(action, Order):
             self.orders.append((action.pid, action.what))
+            if action.what == RETIRE and self.obedient:
+                self.supervision.retired(action.pid)
 
     def end(self, pid: int, status: int = 0) -> None:
         del self.born[pid]
@@ -331,6 +334,47 @@ def test_a_reload_brings_all_the_new_before_retiring_any_of_the_old() -> None:
         drill.end(pid)
     drill.turn(30)
     assert sorted(drill.born) == [4, 5]
+
+
+def test_it_is_not_reloaded_while_any_of_the_old_may_accept() -> None:
+    drill = Drill(3)
+    drill.obedient = False
+    drill.supervision.reload(1, LIMITS)
+    drill.supervision.reload(2, LIMITS)  # detrás de la otra
+    drill.turn()
+    assert drill.take_orders() == [(1, RETIRE), (2, RETIRE), (3, RETIRE)]
+    drill.supervision.retired(1)
+    drill.end(2, KILLED)
+    drill.turn(1)
+    assert ("reloaded",) not in drill.notes.told
+    assert sorted(drill.born) == [1, 3, 4]
+    drill.supervision.retired(3)
+    drill.obedient = True
+    drill.turn(1)
+    assert drill.notes.told.count(("reloaded",)) == 2
+
+
+def test_if_nobody_is_left_to_relieve_it_is_reloaded_too() -> None:
+    drill = Drill(1)
+    drill.turn(30)
+    drill.at_once = False
+    drill.supervision.reload(1, LIMITS)
+    drill.turn()
+    drill.supervision.ready(2, drill.now)
+    drill.end(1, KILLED)
+    drill.turn()
+    assert [told[0] for told in drill.notes.told] == ["serving", "died", "reloaded"]
+
+
+def test_one_of_the_old_that_does_not_obey_does_not_hold_the_reload_for_ever() -> None:
+    drill = Drill(1)
+    drill.obedient = False
+    drill.supervision.reload(1, LIMITS)
+    drill.turn()
+    for _ in range(int(LIMITS.worker_timeout) + 2):
+        drill.supervision.alive(2, drill.now)
+        drill.turn(1, beating=False)
+    assert drill.notes.told == [("serving",), ("hung", 1), ("reloaded",)]
 
 
 @pytest.mark.parametrize("which", ["first", "second"])

@@ -16,8 +16,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Coroutine, Iterator
+from typing import NamedTuple
 
 from ..board import Board
 from ..descriptors import raise_limit
@@ -148,14 +148,14 @@ def _listen(launch: Launch, post: Post | None, systemd: Manager, service: Servic
         # Lo que escriba un servicio va con los errores: en la salida solo hay líneas del registro.
         apart = contextlib.redirect_stdout(sys.stderr) if options.servicio else contextlib.nullcontext()
         with apart, logging_to(output.write, formatter, LEVELS[options.nivel]) as log:
-            return run(_serve(launch, post, systemd, service, imports, log, output))
+            return run(_heeding_signals(lambda: _serve(launch, post, systemd, service, imports, log, output)))
     finally:
         output.close()
 
 
-async def _serve(*what: Any) -> int:
+async def _heeding_signals(work: Callable[[], Coroutine[object, object, int]]) -> int:
     with _woken_by_signals(asyncio.get_running_loop()):
-        return await _serve_until_asked(*what)
+        return await work()
 
 
 @contextlib.contextmanager
@@ -179,7 +179,7 @@ def _woken_by_signals(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
             loop.remove_reader(awake)
 
 
-async def _serve_until_asked(
+async def _serve(
     launch: Launch,
     post: Post | None,
     systemd: Manager,
@@ -212,7 +212,9 @@ async def _serve_until_asked(
         metrics = _metrics(options, post, server, tls)
     except CannotMeasure as error:
         return _cannot(post, str(error))
-    end = _End(server, metrics, leave_queue=post.lent if post else bool(systemd.sockets))
+    end = _End(
+        server, metrics, leave_queue=post.lent if post else bool(systemd.sockets), seat=post.seat if post else None
+    )
     if post:
         post.seat.attend(loop, end.obey, limits.worker_timeout)
         _handle_signals(loop, end.ask, signal.SIGTERM)  # las de la terminal son para el padre
@@ -265,10 +267,11 @@ def _metrics(options: argparse.Namespace, post: Post | None, server: Server, tls
 
 class _End:
     """Cuándo y con qué prisa se detiene ``server``, y con él lo que dice en ``metrics``. ``leave_queue``: si quien
-    espera en la cola es para otro."""
+    espera en la cola es para otro. ``seat``: su puesto, si es uno de varios."""
 
-    def __init__(self, server: Server, metrics: Metrics | None, *, leave_queue: bool) -> None:
+    def __init__(self, server: Server, metrics: Metrics | None, *, leave_queue: bool, seat: Seat | None) -> None:
         self._leave_queue = leave_queue
+        self._seat = seat
         self.asked = asyncio.Event()
         """Se pidió acabar."""
         self._asked_at = 0.0
@@ -319,7 +322,11 @@ class _End:
     async def _retire(self) -> None:
         if self._metrics:
             self._metrics.stopping()
-        await self._server.retire()
+        leaving = asyncio.ensure_future(self._server.retire())
+        await asyncio.sleep(0)  # lo primero que hace es dejar de aceptar
+        if self._seat:
+            self._seat.retired()
+        await leaving
         self.ask()
 
 
