@@ -82,13 +82,6 @@ def ends(server: Program, code: int = 0) -> None:
     assert server.errors == ""
 
 
-def answers(port: int, reply: str) -> bool:
-    """Si quien acepta ahora responde ``reply``. Al recargar se dice antes de que los de antes se enteren, y hasta que
-    lo hacen aceptan también."""
-    with connect(port) as sock:
-        return ask(sock, "hola") == reply
-
-
 def everybody(port: int, wanted: int) -> None:
     """Habla hasta que le hayan respondido ``wanted`` procesos distintos."""
     seen: set[str] = set()
@@ -348,7 +341,8 @@ def test_reloading_changes_the_service_and_cuts_nobody(tmp_path: Path) -> None:
         server.signal(signal.SIGHUP)
         server.wait_for("Recargado: sirven procesos nuevos, y los de antes acaban lo que tienen.")
         assert ask(sock, "hola") == "antes"
-        wait_until(lambda: answers(port, "después"), "que respondan los nuevos")
+        with connect(port) as other:
+            assert ask(other, "hola") == "después"
         sock.sendall(b"DESCONEXION\n")
         receive_all(sock)
         wait_until(lambda: not old & children(server), "que se vayan los de antes")
