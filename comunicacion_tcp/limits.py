@@ -141,7 +141,7 @@ class Limits(Record):
 
 
 LARGEST = 2**31 - 1  # en segundos o en bytes, más no lo admiten todas las llamadas de todos los sistemas
-MIN_WORKER_TIMEOUT = 1.0  # segundos: con cuatro latidos en él, y una máquina ocupada, aún no calla quien está bien
+MIN_WORKER_TIMEOUT = 1.0  # segundos: una máquina ocupada puede tardar eso en dar turno a quien está bien
 MIN_MESSAGE = 16  # «DESCONEXION\r» son 12: una despedida nunca puede ser un mensaje demasiado largo
 OPTIONAL = frozenset({"service_timeout", "max_per_address", "reserve", "idle_timeout", "keepalive", "handover"})
 """Los límites que con un 0 no se aplican."""

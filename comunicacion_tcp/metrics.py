@@ -1,8 +1,9 @@
 """Lo apuntado en la pizarra, como lo quiere Prometheus: qué métricas hay y cómo sale cada una de las columnas.
 
-Es el único fichero que importa prometheus_client, el extra ``metricas``: de él son los formatos y cuál se elige. No se
-usan sus contadores, que son de un proceso (y los que comparte por ficheros se amontonan con cada uno que muere), sino
-los de la pizarra. Qué se apunta y cuándo, en ``measuring.py``; dónde se piden, en ``metrics_server.py``.
+Es el único fichero que usa prometheus_client, el extra ``metricas`` (``cli/metrics.py`` solo mira si está): de él son
+los formatos y cuál se elige. No se usan sus contadores, que son de un proceso (y los que comparte por ficheros se
+amontonan con cada uno que muere), sino los de la pizarra. Qué se apunta y cuándo, en ``measuring.py``; dónde se piden,
+en ``metrics_server.py``.
 """
 
 from __future__ import annotations

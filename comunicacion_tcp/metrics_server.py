@@ -64,8 +64,8 @@ class MetricsServer:
         self._thread = thread
 
     def run(self, until: socket.socket | None = None, turn: Callable[[], None] | None = None) -> None:
-        """Atiende hasta ``close()``, o hasta que se pueda leer ``until``. ``turn``: a qué se llama en cada vuelta, una
-        por segundo como poco. Un proceso nacido para esto no hace más."""
+        """Atiende hasta ``close()``, o hasta que se pueda leer ``until``. Un proceso nacido para esto no hace más.
+        ``turn``: a qué se llama en cada vuelta, una por segundo como poco."""
         self._running = True
         try:
             if self._closing:

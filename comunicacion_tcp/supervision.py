@@ -34,12 +34,12 @@ _FIRST_DELAY = 0.1  # segundos hasta el segundo intento; cada uno espera el dobl
 _LONGEST_DELAY = 30.0  # y como mucho esto: quien arregla lo que falla no espera más a que se note
 # Y por uno que llegó a servir, esto: si lo mata un mensaje, más sería dejar que un cliente apague el servidor.
 _LONGEST_DELAY_OF_SERVED = 1.0
-MOST_RETIRING = 64  # que acaban a la vez lo suyo, o dos tandas si son más: unos 300 MB (make soak, reloads)
+MOST_RETIRING = 64  # que acaban a la vez lo suyo, o dos tandas si son más: a unos 5 MB cada uno, 320 MB
 TOGETHER = 0.5  # segundos: dos peticiones de acabar así de juntas son una que llegó por dos sitios, no una prisa
 TURN = 1.0  # segundos entre dos miradas, como mucho
 
-UNDELIVERED = 3
-"""Con qué código acaba quien se detuvo y tuvo que cortar a alguien; con 1, quien no consiguió empezar."""
+NOT_STARTED, CUT_SHORT = 1, 3
+"""Con qué código acaba quien no consiguió empezar, y quien se detuvo y tuvo que cortar a alguien."""
 
 STARTING, SERVING, RETIRING, CLOSING, KILLED = "empezando", "sirviendo", "yéndose", "cerrando", "muerto"
 
@@ -90,7 +90,7 @@ class Watcher:
         """Están todos por primera vez o, si alguno no consigue empezar, los que pueden."""
 
     def replaced(self, pid: int) -> None:
-        """El proceso ``pid`` sirve ya en el sitio de uno que murió."""
+        """El proceso ``pid`` sirve ya: en el sitio de uno que murió, o de uno que no conseguía empezar."""
 
     def ended(self, row: int) -> None:
         """Acabó el que tenía el número ``row``, como fuera; se cuenta antes de que lo tenga otro."""
@@ -151,6 +151,7 @@ class Supervision:
         self._failures = 0  # muertes seguidas de recién nacidos: de ellas depende lo que se espera
         self._stillborn = 0  # intentos seguidos sin que ninguno haya llegado a servir
         self._retry_at = 0.0
+        self._most_retiring = MOST_RETIRING  # o dos veces los de la última tanda, que nunca está de más
         self._complete = False  # si estuvieron todos alguna vez
         self._stopping = ""  # DRAIN o CUT
         self._stopped_at = 0.0  # cuándo se pidió
@@ -227,7 +228,7 @@ class Supervision:
         if self._stopping:
             # A quien estaba sirviendo se le quería bien acabado; de quien no empezó, no esperaba nadie nada.
             if status != 0 and state != STARTING:
-                self._code = UNDELIVERED
+                self._code = CUT_SHORT
         elif state == STARTING or worker.generation == self._candidate:
             self._could_not_start(pid, status, worker.generation, now)
         elif state == SERVING:
@@ -358,6 +359,7 @@ class Supervision:
         self._relieved = self._of(old, STARTING, SERVING)
         for worker in self._relieved:
             self._close(worker, RETIRE)
+        self._most_retiring = max(MOST_RETIRING, 2 * len(self._relieved))
         self._failures, self._retry_at = 0, 0.0
 
     def _finish_reload(self) -> None:
@@ -373,7 +375,7 @@ class Supervision:
     def _thin(self) -> None:
         """Si de tanto recargar se juntan demasiados yéndose, que cierren los más antiguos."""
         retiring = [worker for worker in self._workers.values() if worker.state == RETIRING]
-        for worker in retiring[: -max(MOST_RETIRING, 2 * self.wanted)]:
+        for worker in retiring[: -self._most_retiring]:
             self._close(worker, DRAIN)
 
     def _next_reload(self) -> None:
@@ -395,8 +397,10 @@ class Supervision:
         self._failures += 1
         self._stillborn += 1
         # Un código de salida es que dijo por qué no puede, y otro diría lo mismo; una señal, que algo lo mató.
-        if not self._workers and (status > 0 or self._stillborn >= MOST_FAILURES):
-            self._code, self._stopping = 1, DRAIN
+        # Y si ya se pidió una recarga, quizá lo arregla.
+        certain = status > 0 or self._stillborn >= MOST_FAILURES
+        if certain and not self._workers and self._candidate is None:
+            self._code, self._stopping = NOT_STARTED, DRAIN
             self._watcher.gave_up(self._stillborn)
             return
         delay = self._delay()

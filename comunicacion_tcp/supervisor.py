@@ -205,7 +205,10 @@ class Supervisor:
     def _look_at_terminal(self, now: float) -> None:
         """Si ya no está, y no llegó con eso ningún SIGHUP, se quiso que esto siguiera (disown): el que llegue será para
         recargar."""
-        if not self._had_terminal or _has_terminal():
+        if not self._had_terminal:
+            return
+        if _has_terminal():
+            self._terminal_gone = None
             return
         if self._terminal_gone is None:
             self._terminal_gone = now

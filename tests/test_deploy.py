@@ -27,7 +27,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_the_metrics_are_always_at_the_next_port_which_nothing_else_shown_uses() -> None:
-    # El 5001 es de node_exporter, que está en casi cada máquina con Prometheus.
+    # El 9100, el que se ponía antes, es de node_exporter, que está en casi cada máquina con Prometheus.
     pages = [*FOLDER.rglob("*"), ROOT / "README.md", ROOT / "README.en.md"]
     shown: dict[str, set[str]] = {}
     for page in (page for page in pages if page.is_file()):

@@ -152,7 +152,7 @@ def test_with_several_processes_nobody_stays_dead_and_unburied(tmp_path: Path) -
         wait_until(lambda: sorted(children(pid)) == workers, "que se recojan los huérfanos")
         # Y a un proceso muerto lo sustituye otro.
         os.kill(workers[0], signal.SIGKILL)
-        server.wait_for("sirve ya en su lugar")
+        server.wait_for("sirve ya.")
         assert len(children(pid)) == 2
         assert workers[0] not in children(pid)
         assert end(server, pid, signal.SIGTERM) == 0

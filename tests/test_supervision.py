@@ -9,6 +9,7 @@ import pytest
 from comunicacion_tcp.limits import Limits
 from comunicacion_tcp.supervision import (
     CUT,
+    CUT_SHORT,
     DRAIN,
     END_PATIENCE,
     MOST_FAILURES,
@@ -16,7 +17,6 @@ from comunicacion_tcp.supervision import (
     RETIRE,
     START_PATIENCE,
     TOGETHER,
-    UNDELIVERED,
     Fork,
     Kill,
     Order,
@@ -41,7 +41,7 @@ class Notes(Watcher):
         self.told.append(("replaced", pid))
 
     def died(self, pid: int, status: int, delay: float) -> None:
-        self.told.append(("died", pid, status))
+        self.told.append(("died", pid, delay))
 
     def hung(self, pid: int, seconds: float, *, served: bool) -> None:
         self.told.append(("hung", pid))
@@ -140,6 +140,15 @@ def test_one_that_says_why_it_cannot_start_is_believed() -> None:
     assert not drill.born
 
 
+def test_one_that_cannot_start_is_not_the_end_if_a_reload_was_asked() -> None:
+    drill = Drill(1, ready=False)
+    drill.supervision.reload(1, LIMITS)
+    drill.at_once = True
+    drill.end(1, REFUSED)
+    drill.turn()
+    assert drill.notes.told == [("not_started", 1, 0.1), ("reloaded",), ("serving",)]
+
+
 def test_one_killed_while_starting_is_tried_again_ever_later_and_then_no_more() -> None:
     drill = Drill(ready=False)
     pid, since = 1, drill.now
@@ -182,7 +191,7 @@ def test_one_that_dies_is_replaced_at_once_in_its_row() -> None:
     drill.end(2, KILLED)
     drill.turn()
     assert drill.born[4] == Fork(generation=0, row=1, first=False)
-    assert drill.notes.told == [("serving",), ("died", 2, KILLED), ("replaced", 4)]
+    assert drill.notes.told == [("serving",), ("died", 2, 0), ("replaced", 4)]
 
 
 def test_when_all_die_at_once_one_goes_first_again() -> None:
@@ -423,7 +432,7 @@ def test_each_one_lives_with_the_deadlines_it_was_born_with() -> None:
     drill.turn(END_PATIENCE + 99)
     assert 2 in drill.born
     drill.turn(2)
-    assert drill.supervision.exit_code == UNDELIVERED
+    assert drill.supervision.exit_code == CUT_SHORT
 
 
 def test_it_says_which_generations_may_need_another_process() -> None:
@@ -497,6 +506,13 @@ def test_those_going_away_are_not_ever_more() -> None:
     assert min(drill.born) == 4 * MOST_RETIRING - MOST_RETIRING + 1  # se van antes los más antiguos
 
 
+def test_one_reload_from_many_to_few_says_goodbye_to_nobody() -> None:
+    drill = Drill(2 * MOST_RETIRING)
+    drill.supervision.reload(4, LIMITS)
+    drill.turn(10)
+    assert {what for _, what in drill.take_orders()} == {RETIRE}
+
+
 def test_one_of_the_old_that_ends_badly_is_nobodys_failure() -> None:
     drill = Drill(1)
     drill.supervision.reload(1, LIMITS)
@@ -534,7 +550,7 @@ def test_stopping_twice_cuts_them_all() -> None:
     assert drill.take_orders() == [(1, CUT), (2, CUT)]
     drill.turn(END_PATIENCE + 2)
     assert not drill.born
-    assert drill.supervision.exit_code == UNDELIVERED
+    assert drill.supervision.exit_code == CUT_SHORT
 
 
 def test_two_stops_together_are_one() -> None:
@@ -553,7 +569,7 @@ def test_who_does_not_stop_in_time_is_killed() -> None:
     drill.end(1)
     drill.turn(LIMITS.drain + END_PATIENCE + 2)
     assert not drill.born
-    assert drill.supervision.exit_code == UNDELIVERED
+    assert drill.supervision.exit_code == CUT_SHORT
 
 
 def test_who_was_still_starting_has_nothing_to_deliver() -> None:
@@ -570,7 +586,7 @@ def test_one_cut_short_while_stopping_is_told_in_the_code() -> None:
     drill.turn()
     drill.end(1, REFUSED)
     drill.turn()
-    assert drill.supervision.exit_code == UNDELIVERED
+    assert drill.supervision.exit_code == CUT_SHORT
 
 
 def test_a_stranger_that_dies_is_nobody() -> None:

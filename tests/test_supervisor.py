@@ -112,6 +112,10 @@ def test_a_terminal_that_left_without_a_word_wanted_this_to_go_on(monkeypatch: p
 
     (closed, stops), (disowned, stays) = new(), new()
     terminal = False
+    closed._look_at_terminal(0.0)  # una vez no se pudo mirar; después, sí
+    terminal = True
+    closed._look_at_terminal(1.0)
+    terminal = False
     closed._look_at_terminal(100.0)
     closed._obey([signal.SIGHUP])  # se cerró, y se avisa
     assert stops.stopping

@@ -219,7 +219,9 @@ def _try_units(run: Callable[[str], str]) -> None:
     drop_in(run, "tls.conf", page.partition("# tls.conf\n")[2].partition("```")[0])
     run("systemctl restart servidor-tcp")
     same(run(f"{CLIENT} --tls --tls-ca /etc/servidor-tcp/cert.pem cifrado"), "CIFRADO")
-    good("con TLS, y la clave que solo lee root")
+    run("systemctl reload servidor-tcp")
+    same(run(f"{CLIENT} --tls --tls-ca /etc/servidor-tcp/cert.pem cifrado"), "CIFRADO")
+    good("con TLS, y la clave que solo lee root; también tras recargar")
 
 
 def drop_in(run: Callable[[str], str], name: str, text: str) -> None:

@@ -12,8 +12,8 @@ import sys
 from ..errors import BadService, BadTLSFile
 from .metrics import CannotMeasure, need_prometheus
 from .sentences import bad_service, bad_tls_file
-from .serving import FAILED, OK, Launch, load, tls_of
-from .terminal import complain, say
+from .serving import FAILED, OK, Launch, end_anyway, load, tls_of
+from .terminal import close_output, complain, say
 
 
 def check(launch: Launch) -> int:
@@ -37,5 +37,8 @@ def check(launch: Launch) -> int:
     for line in wrong:
         complain(line)
     if not wrong:
-        say("Todo vale: las opciones y lo que nombran.")
-    return FAILED if wrong else OK
+        with contextlib.suppress(OSError):  # si la salida no lo admite, queda el código
+            say("Todo vale: las opciones y lo que nombran.")
+    code = FAILED if wrong else OK
+    end_anyway(close_output, code)  # el servicio puede haber dejado un hilo
+    return code

@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 
 _READING = 5.0  # segundos para leer la configuración: un disco de red, aun lento, tarda menos
 _LOOK_AT = "(mira «ulimit -u», «ulimit -n» y la memoria)"  # cuando el sistema no da más procesos
-_SEATS = 2048  # puestos en la pizarra: dos generaciones de los más que se pueden pedir; es 1 MB
+_SEATS = (
+    2048  # puestos en la pizarra: dos veces los más que se pueden pedir. Quien no quepa sirve sin contarse. Es 1 MB
+)
 
 
 def in_processes(launch: Launch, again: Callable[[], Launch]) -> int | tuple[Launch, Post]:
@@ -116,7 +118,7 @@ class _Fleet(Watcher):
         self._notifier = systemd.notifier
         self._next_watchdog = 0.0
         self._status = ""
-        self._rejected = False  # si la última recarga no pudo ser
+        self._last_unusable = False  # si lo último que se leyó no valía, aunque haya otra recarga en marcha
         self._stack = stack  # donde queda, hasta el final, lo que hay que deshacer
         self.turn = Turn()
         self._output = CarefulOutput(sys.stdout, lambda count: self._formatter.format(lines_lost(count)), self.turn)
@@ -173,7 +175,8 @@ class _Fleet(Watcher):
             self._notifier.watchdog()
         serving = self._supervision.serving
         status = f"Sirven {serving} procesos" if serving != 1 else "Sirve 1 proceso"
-        status += ", con lo de antes: la última recarga no pudo ser." if self._rejected else "."
+        rejected = self._row.cells[RELOAD_FAILED["configuration"]]
+        status += ", con lo de antes: la última recarga no pudo ser." if rejected else "."
         if status != self._status:
             self._status = status
             self._notifier.status(status)
@@ -192,16 +195,18 @@ class _Fleet(Watcher):
             self._keep(f"Leer la nueva lleva más de {_READING:g} s: mira en qué disco está y cuánto ocupa.")
             return
         asked, kept = launch.options, self._options
-        lost = _lost(self.launches[self._supervision.generation].options, asked)
+        # Con la última que se aceptó, que puede estar aún empezando.
+        lost = _lost(self.launches[max(self._supervision.generations)].options, asked)
         if lost:
             self._keep(
-                f"A la nueva le falta {lost}: ponlo o, si ya no lo quieres, detén el servidor y arráncalo otra vez."
+                f"En la nueva falta lo que protegía ({lost}): ponlo; o, para quitarlo, detén el servidor y arráncalo."
             )
             return
         if (asked.host, asked.puerto) != (kept.host, kept.puerto):
             self._keep_address("--host y --puerto no cambian")
         if asked.metricas != kept.metricas:
             self._keep_address("--metricas no cambia")
+        self._last_unusable = False
         self._tell(INFO, "reloading", "Recargando la configuración, el certificado y el servicio...", {})
         if not self._lent:
             for sock in self._sockets:
@@ -210,6 +215,7 @@ class _Fleet(Watcher):
         self.launches = {number: self.launches[number] for number in self._supervision.generations}
 
     def _keep(self, why: str) -> None:
+        self._last_unusable = True
         self._stay(f"Se sigue con la configuración de antes. {why}", {})
 
     def _keep_address(self, what: str) -> None:
@@ -220,7 +226,6 @@ class _Fleet(Watcher):
         """La recarga no pudo ser: lo dice ``line``."""
         self._row.cells[RELOAD_FAILED["configuration"]] = 1
         self._row.cells[CONFIGURATION_RELOADS["failed"]] += 1
-        self._rejected = True
         self._tell(ERROR, "reload_failed", line, fields)
         self._notifier.ready()
 
@@ -244,7 +249,7 @@ class _Fleet(Watcher):
         self._board.seat(row).leave()
 
     def replaced(self, pid: int) -> None:
-        self._tell(INFO, "worker_replaced", f"El proceso {pid} sirve ya en su lugar.", {"worker": pid})
+        self._tell(INFO, "worker_replaced", f"El proceso {pid} sirve ya.", {"worker": pid})
 
     def died(self, pid: int, status: int, delay: float) -> None:
         self._row.cells[RESTARTS] += 1
@@ -271,15 +276,15 @@ class _Fleet(Watcher):
     def gave_up(self, failures: int) -> None:
         self._gave_up = True
         if self._supervisor.reason:
-            complain(self._supervisor.reason)  # como al arrancar solo
+            with not_for_long(_READING):  # que nadie lea los errores tampoco impide acabar
+                complain(self._supervisor.reason)
         tries = "a la primera" if failures == 1 else f"en {failures} intentos"
         line = f"Ningún proceso ha conseguido servir {tries}, y no se intenta más."
         self._tell(ERROR, "gave_up", line, {"failures": failures})
 
     def reloaded(self) -> None:
-        self._row.cells[RELOAD_FAILED["configuration"]] = 0
+        self._row.cells[RELOAD_FAILED["configuration"]] = self._last_unusable
         self._row.cells[CONFIGURATION_RELOADS["ok"]] += 1
-        self._rejected = False
         self._write_as_asked(self.launches[self._supervision.generation])
         line = "Recargado: sirven procesos nuevos, y los de antes acaban lo que tienen."
         self._tell(INFO, "reloaded", line, {})
@@ -301,7 +306,7 @@ class _Fleet(Watcher):
 def _lost(before: argparse.Namespace, after: argparse.Namespace) -> str:
     """La protección que había en ``before`` y no hay en ``after``: un fichero a medio escribir, o vacío, no puede dejar
     en claro, ni abierto a cualquiera, un servidor que no lo estaba."""
-    return " y ".join(
+    return ", ".join(
         f"--{name.replace('_', '-')}"
         for name in ("tls_cert", "tls_ca", "proxy_de")
         if getattr(before, name) and not getattr(after, name)

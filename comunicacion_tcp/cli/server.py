@@ -9,7 +9,7 @@ import argparse
 
 from ..proxy_header import Trusted
 from ..server import THREADS
-from ..supervision import UNDELIVERED
+from ..supervision import CUT_SHORT
 from ..supervisor import CAN_FORK
 from .log import FORMATS, LEVELS
 from .parser import SpanishParser, host_and_port, host_name, one_of, port_number, whole_number
@@ -30,7 +30,7 @@ _EXIT_CODES = {
     FAILED: "no pudo empezar (puerto ocupado, sin permiso, dirección ajena, un certificado o un servicio que no "
     "sirven)",
     USAGE: "opciones equivocadas",
-    UNDELIVERED: "se detuvo, y tuvo que cortar conversaciones",
+    CUT_SHORT: "se detuvo, y tuvo que cortar conversaciones",
 }
 
 

@@ -28,7 +28,7 @@ from ..loading import load_service
 from ..loops import run
 from ..server import Server
 from ..services import Service, uppercase
-from ..supervision import CUT, RETIRE, TOGETHER, UNDELIVERED
+from ..supervision import CUT, CUT_SHORT, RETIRE, TOGETHER
 from ..supervisor import Seat
 from ..systemd import Notifier
 from ..tls import ServerTLS
@@ -253,8 +253,8 @@ async def _serve(
     if posting:
         posting.cancel()
     systemd.notifier.close()
-    code = UNDELIVERED if cut else OK
-    _end_anyway(output, code)
+    code = CUT_SHORT if cut else OK
+    end_anyway(output.close, code)
     return code
 
 
@@ -297,7 +297,6 @@ class _End:
 
     def _cut(self) -> None:
         self._hurry = True
-        self.ask()
         if self._draining:
             self._server.cut()
 
@@ -330,12 +329,12 @@ class _End:
         self.ask()
 
 
-def _end_anyway(output: Output, code: int) -> None:
-    """Si dentro de un rato el proceso sigue, acaba con ``code``: a lo que dejó el servicio lo esperarían, quizá para
-    siempre, tanto asyncio como Python."""
+def end_anyway(close_output: Callable[[], None], code: int) -> None:
+    """Si dentro de un rato el proceso sigue, acaba con ``code``, y antes ``close_output()``: a lo que dejó el servicio
+    lo esperarían, quizá para siempre, tanto asyncio como Python."""
 
     def end() -> None:
-        output.close()
+        close_output()
         os._exit(code)
 
     timer = threading.Timer(_LAST_WAIT, end)
@@ -361,7 +360,7 @@ def _handle_signals(loop: asyncio.AbstractEventLoop, handler: Callable[[], None]
         unseen = unseen or now
         if now - unseen > _STUCK:
             complain("El servicio tiene ocupado el servidor y no se puede detener con cuidado: se corta todo.")
-            os._exit(UNDELIVERED)
+            os._exit(CUT_SHORT)
         loop.call_soon_threadsafe(see)
 
     for number in signals:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-from comunicacion_tcp.supervision import TOGETHER, UNDELIVERED
+from comunicacion_tcp.supervision import CUT_SHORT, TOGETHER
 
 from ..load import Load, Spec
 from ..oracle import Flood, Oracle, WrongReply
@@ -120,8 +120,8 @@ def sigterm(scale: Scale) -> Outcome:
         until(lambda: "Deteniendo" in server.output, "que diga que se está deteniendo")
         time.sleep(TOGETHER)  # antes, sería la misma petición por dos sitios
         code, again = server.stop()
-        if code != UNDELIVERED:
-            raise Failed(f"tras la segunda señal acabó con código {code}, y no {UNDELIVERED}")
+        if code != CUT_SHORT:
+            raise Failed(f"tras la segunda señal acabó con código {code}, y no {CUT_SHORT}")
     return Outcome(
         [
             f"{number(owed)} respuestas debidas a {scale.in_flight} clientes atrasados: perdida ninguna",

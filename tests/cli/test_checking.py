@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,19 @@ def test_what_is_right_is_said_to_be(certificates: Certificates, tmp_path: Path)
     assert done.returncode == 0
     assert done.stdout.decode() == "Todo vale: las opciones y lo que nombran." + os.linesep
     assert done.stderr.decode().strip() == "al importarse"
+
+
+def test_what_the_service_leaves_running_does_not_keep_it(tmp_path: Path) -> None:
+    source = "import threading\nthreading.Thread(target=threading.Event().wait).start()\ndef f(texto): return texto"
+    write(tmp_path / "mio.py", source)
+    assert run([*SERVER, "--servicio", "mio:f", "--comprobar"], cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no hay /dev/full")
+def test_where_nothing_can_be_written_the_code_says_it() -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([*SERVER, "--comprobar"], stdout=full, stderr=subprocess.PIPE, env=environment())
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_all_that_is_wrong_is_said(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -148,14 +149,17 @@ def test_without_the_extra_everything_else_works() -> None:
 
 
 def test_something_else_missing_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    from comunicacion_tcp import metrics_server
+    class Broken:
+        """A prometheus_client le falta algo suyo."""
 
-    def broken(*_: object) -> None:
-        raise ModuleNotFoundError("falta otra cosa", name="otra")
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "prometheus_client":
+                raise ModuleNotFoundError("falta otra cosa", name="otra")
 
-    monkeypatch.setattr(metrics_server, "open_metrics", broken)
+    monkeypatch.delitem(sys.modules, "prometheus_client", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
     with pytest.raises(ModuleNotFoundError, match="otra cosa"):
-        module.open_metrics(("127.0.0.1", 0), Board())
+        module.need_prometheus()
 
 
 def test_a_busy_place() -> None:

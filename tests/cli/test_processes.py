@@ -15,11 +15,12 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from comunicacion_tcp.board import RELOAD_FAILED
 from comunicacion_tcp.cli import processes
 from comunicacion_tcp.cli import server as module
 from comunicacion_tcp.cli.serving import Launch
@@ -222,7 +223,7 @@ def test_only_its_own_conversations_are_cut(tmp_path: Path) -> None:
         for sock in talks[survivor]:
             assert ask(sock, "sigo") == str(survivor)
         wait_until(lambda: len(children(server) - {victim}) == 2)
-        server.wait_for("sirve ya en su lugar")
+        server.wait_for("sirve ya.")
         everybody(port, 2)
 
 
@@ -455,8 +456,8 @@ def test_a_reload_does_not_take_protection_away(written: str, certificates: Cert
         before = children(server)
         configuration.write_text(written)
         server.signal(signal.SIGHUP)
-        server.wait_for("Se sigue con la configuración de antes. A la nueva le falta --tls-cert")
-        assert ("y --proxy-de: ponlo" in server.output) == (written != "proxy-de = unix\n")
+        lost = "--tls-cert" if "proxy-de" in written else "--tls-cert, --proxy-de"
+        server.wait_for(f"Se sigue con la configuración de antes. En la nueva falta lo que protegía ({lost}): ponlo;")
         assert children(server) == before
         context = ssl.create_default_context(cafile=certificates.ca)
         with connect(port) as raw:
@@ -474,11 +475,41 @@ def test_reading_the_configuration_for_too_long_stops_nobody(
             pass
 
     monkeypatch.setattr(processes, "_READING", 0.05)
-    launch = module._read(["--puerto", "0", "--procesos", "1"], None)
     with contextlib.ExitStack() as stack:
-        fleet = processes._Fleet(launch, again, [], Manager(Notifier(), []), None, [], stack)
-        fleet._reload()
+        fleet_reading(again, stack)._reload()
     assert "Se sigue con la configuración de antes. Leer la nueva lleva más de 0.05 s" in capsys.readouterr().out
+
+
+def fleet_reading(again: Callable[[], Launch], stack: contextlib.ExitStack) -> processes._Fleet:
+    """Un padre sin hijos, que lee otra vez lo que se pide con ``again``."""
+    launch = module._read(["--puerto", "0", "--procesos", "1"], None)
+    return processes._Fleet(launch, again, [], Manager(Notifier(), []), None, [], stack)
+
+
+def test_a_bad_reading_is_not_forgotten_when_an_earlier_reload_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    readings = [module._read(["--puerto", "0", "--procesos", "2"], None)]
+    with contextlib.ExitStack() as stack:
+        fleet = fleet_reading(lambda: readings.pop() if readings else sys.exit(2), stack)
+        failed = fleet._row.cells
+        fleet._reload()
+        fleet._reload()  # mientras empieza la otra, algo mal escrito
+        fleet.reloaded()
+        assert failed[RELOAD_FAILED["configuration"]] == 1
+        fleet._last_unusable = False
+        fleet.reloaded()
+        assert failed[RELOAD_FAILED["configuration"]] == 0
+    assert capsys.readouterr().out.count("Se sigue con la configuración de antes.") == 1
+
+
+def test_what_dies_is_told_with_when_it_is_replaced(capsys: pytest.CaptureFixture[str]) -> None:
+    with contextlib.ExitStack() as stack:
+        fleet = fleet_reading(lambda: sys.exit(2), stack)
+        fleet.died(7, -9, 0.0)
+        fleet.died(8, 1, 0.4)
+    assert capsys.readouterr().out.splitlines() == [
+        "El proceso 7 ha acabado sin que nadie se lo pidiera (señal SIGKILL): se pone otro.",
+        "El proceso 8 ha acabado sin que nadie se lo pidiera (código 1): se pone otro dentro de 0.4 s.",
+    ]
 
 
 def test_a_service_that_no_longer_loads_keeps_the_old(tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ import pytest
 
 from comunicacion_tcp.cli import server as module
 
-from ..support.first_process import children
 from ..support.loops import FAST
 from ..support.ports import listening_port
 from ..support.programs import CLIENT, SERVER, SILENT, Program, fails, run, running_server
@@ -86,29 +85,17 @@ def test_two_signals_with_nothing_owed_end_well() -> None:
         assert server.errors == ""
 
 
-@pytest.mark.parametrize("processes", [[], ["--procesos", "2"]], ids=["uno", "varios"])
-def test_a_signal_that_another_thread_receives_stops_it_too(processes: list[str]) -> None:
+def test_a_signal_that_another_thread_receives_stops_it_too() -> None:
     # Como le pasa a uno que estaba parado: el sistema se la da a cualquiera de sus hilos, y el del bucle espera.
     tgkill = getattr(ctypes.CDLL(None), "tgkill", None)
     if not tgkill:
         pytest.skip("este sistema no deja elegir el hilo")
-    with running_server(*processes) as (server, _):
-        served_by = children(server.process.pid) if processes else [server.process.pid]
-        for pid in served_by:
-            others = {int(task.name) for task in Path(f"/proc/{pid}/task").iterdir()} - {pid}
-            assert tgkill(pid, min(others), signal.SIGTERM) == 0
-            wait_until(lambda pid=pid: not alive(pid), "que acabe")  # type: ignore[misc]
-        if not processes:
-            assert server.wait() == 0
-            assert server.output.endswith("Servidor detenido.\n")
-
-
-def alive(pid: int) -> bool:
-    """Si el proceso ``pid`` no ha acabado, aunque nadie haya recogido aún cómo."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+    with running_server() as (server, _):
+        pid = server.process.pid
+        others = {int(task.name) for task in Path(f"/proc/{pid}/task").iterdir()} - {pid}
+        assert tgkill(pid, min(others), signal.SIGTERM) == 0
+        assert server.wait() == 0
+        assert server.output.endswith("Servidor detenido.\n")
 
 
 @pytest.mark.parametrize("program", [SERVER, CLIENT])
