@@ -257,6 +257,10 @@ class _Link(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._client:
+            # Un envío que falla cierra el transporte sin leer lo que el sistema guardaba, y puede decir por qué cortó.
+            with contextlib.suppress(OSError):
+                while data := self._sock.recv(_READ_SIZE):
+                    self._client._arrived(data)
             self._client._cut_by = exc
             self._client._arrived(b"")
             self.wake()

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import gc
 import random
+import select
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -24,7 +25,7 @@ from .support.certificates import Certificates
 from .support.chaos import Chaos
 from .support.loops import new_event_loop
 from .support.serving import served
-from .support.sockets import foreign_server, free_port, receive_all
+from .support.sockets import foreign_server, free_port, receive_all, reset
 from .support.waiting import PATIENCE
 
 PATIENT = Limits(reply_silence=PATIENCE, reply_timeout=PATIENCE)
@@ -58,6 +59,31 @@ async def turns(count: int) -> None:
     """Deja pasar ``count`` vueltas del bucle."""
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+def test_what_the_server_said_before_cutting_is_heard_even_if_a_write_finds_the_cut_first() -> None:
+    connected = threading.Event()
+
+    def serve(sock: socket.socket) -> None:
+        sock.sendall(b"ERROR: completo\n")
+        assert connected.wait(PATIENCE)
+        reset(sock)
+
+    async def main() -> None:
+        with foreign_server(serve) as port:
+            client = talk(port)
+            await client.connect()
+            connected.set()
+            assert client._socket
+            assert client._link
+            cut = select.poll()
+            cut.register(client._socket, 0)
+            assert cut.poll(PATIENCE * 1000)  # sin dejar girar al bucle, que lo leería
+            client._link.transport.write(b"x")
+            assert await client.take_unasked() == ["ERROR: completo"]
+            await client.close()
+
+    run(main())
 
 
 async def until(condition: Callable[[], object]) -> None:
