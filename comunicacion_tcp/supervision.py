@@ -80,6 +80,21 @@ class _Plan(Record):
     limits: Limits = DEFAULT_LIMITS
 
 
+class Insistence:
+    """Cómo hay que acabar cada vez que se pide. La hora viene de fuera, en segundos de un reloj que no vuelve atrás."""
+
+    def __init__(self) -> None:
+        self._first: float | None = None
+
+    def ask(self, now: float) -> str:
+        """La primera vez, ``DRAIN``; después, ``CUT``, salvo que sea casi a la vez, que no es nada nuevo: con Ctrl-C la
+        terminal avisa a todos, y quien lanzó este programa quizá lo repite."""
+        if self._first is None:
+            self._first = now
+            return DRAIN
+        return CUT if now - self._first >= TOGETHER else ""
+
+
 class Watcher:
     """A quién se cuenta lo que pasa con los procesos. Aquí no hace nada; se hereda lo que interese.
 
@@ -146,7 +161,7 @@ class Supervision:
         self._candidate: int | None = None
         self._last_generation = 0
         self._asked: _Plan | None = None  # otra recarga, pedida durante una
-        self._relieved: list[Worker] | None = None  # a quienes relevan los de ahora, hasta que ninguno acepte
+        self._relieved: int | None = None  # la generación a que relevan los de ahora, hasta que ninguno de ella acepte
         self._workers: dict[int, Worker] = {}
         self._failures = 0  # muertes seguidas de recién nacidos: de ellas depende lo que se espera
         self._stillborn = 0  # intentos seguidos sin que ninguno haya llegado a servir
@@ -154,7 +169,7 @@ class Supervision:
         self._most_retiring = MOST_RETIRING  # o dos veces los de la última tanda, que nunca está de más
         self._complete = False  # si estuvieron todos alguna vez
         self._stopping = ""  # DRAIN o CUT
-        self._stopped_at = 0.0  # cuándo se pidió
+        self._insistence = Insistence()
         self._code = 0  # con cuál se acabará
         self._orders: list[Action] = []
         self._looked: float | None = None
@@ -248,16 +263,14 @@ class Supervision:
         return self._last_generation
 
     def stop(self, now: float) -> None:
-        """Que acaben todos, respondiendo lo que tengan; la segunda vez, ya, salvo que sea casi a la vez: con Ctrl-C, la
-        terminal avisa a todos, y quien lanzó este programa quizá lo repite."""
-        if self._stopping and now - self._stopped_at < TOGETHER:
+        """Que acaben todos, respondiendo lo que tengan; si se insiste, ya."""
+        how = self._insistence.ask(now)
+        if not how:
             return
-        if not self._stopping:
-            self._stopped_at = now
-        self._stopping = CUT if self._stopping else DRAIN
+        self._stopping = how
         for worker in self._workers.values():
             if worker.state != KILLED:
-                self._close(worker, self._stopping)
+                self._close(worker, how)
 
     # -- lo que toca ----------------------------------------------------------------------------------------
 
@@ -356,18 +369,16 @@ class Supervision:
             return
         old, self._current, self._candidate = self._current, new, None
         del self._plans[old]
-        self._relieved = self._of(old, STARTING, SERVING)
-        for worker in self._relieved:
+        relieved = self._of(old, STARTING, SERVING)
+        for worker in relieved:
             self._close(worker, RETIRE)
-        self._most_retiring = max(MOST_RETIRING, 2 * len(self._relieved))
+        self._relieved = old
+        self._most_retiring = max(MOST_RETIRING, 2 * len(relieved))
         self._failures, self._retry_at = 0, 0.0
 
     def _finish_reload(self) -> None:
         """Si ninguno de los de antes acepta ya, se dice; antes, a quien conectara le podría responder uno de ellos."""
-        if self._relieved is None:
-            return
-        alive = self._workers.values()
-        if not any(worker.accepts and worker.state == RETIRING and worker in alive for worker in self._relieved):
+        if self._relieved is not None and not any(one.accepts for one in self._of(self._relieved, RETIRING)):
             self._relieved = None
             self._watcher.reloaded()
             self._next_reload()

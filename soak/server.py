@@ -22,7 +22,7 @@ from typing import IO
 
 from benchmarks.run import cpu_seconds, environment, process_tree, resident
 from benchmarks.servers import ours
-from comunicacion_tcp.supervision import CUT_SHORT
+from comunicacion_tcp.supervision import CUT_SHORT, NOT_STARTED
 
 from .results import Failed, Unavailable
 
@@ -186,7 +186,7 @@ class Running:
     @property
     def died(self) -> bool:
         """Si acabó como no debe."""
-        return not self._killed and self.process.returncode not in (0, 1, CUT_SHORT)
+        return not self._killed and self.process.returncode not in (0, NOT_STARTED, CUT_SHORT)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, float]:
         """Le pide que se detenga: ``(código de salida, milisegundos que tardó)``."""

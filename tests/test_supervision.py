@@ -108,6 +108,13 @@ class Drill:
         del self.born[pid]
         self.supervision.died(pid, status, self.now)
 
+    def begin_reload(self, wanted: int) -> int:
+        """Se pide una recarga, y desde ahora nadie sirve hasta que se diga. Devuelve la generación."""
+        self.at_once = False
+        number = self.supervision.reload(wanted, LIMITS)
+        self.turn()
+        return number
+
     def take_orders(self) -> list[tuple[int, str]]:
         orders, self.orders = self.orders, []
         return orders
@@ -327,9 +334,7 @@ def test_one_that_is_going_away_and_hangs_is_killed_too() -> None:
 
 def test_a_reload_brings_all_the_new_before_retiring_any_of_the_old() -> None:
     drill = Drill(3)
-    drill.at_once = False
-    number = drill.supervision.reload(2, LIMITS)
-    drill.turn()
+    number = drill.begin_reload(2)
     assert drill.born[4] == Fork(generation=number, row=3, first=True)
     drill.supervision.ready(4, drill.now)
     drill.turn()
@@ -366,9 +371,7 @@ def test_it_is_not_reloaded_while_any_of_the_old_may_accept() -> None:
 def test_if_nobody_is_left_to_relieve_it_is_reloaded_too() -> None:
     drill = Drill(1)
     drill.turn(30)
-    drill.at_once = False
-    drill.supervision.reload(1, LIMITS)
-    drill.turn()
+    drill.begin_reload(1)
     drill.supervision.ready(2, drill.now)
     drill.end(1, KILLED)
     drill.turn()
@@ -389,9 +392,7 @@ def test_one_of_the_old_that_does_not_obey_does_not_hold_the_reload_for_ever() -
 @pytest.mark.parametrize("which", ["first", "second"])
 def test_a_reload_that_cannot_start_keeps_the_old(which: str) -> None:
     drill = Drill(2)
-    drill.at_once = False
-    drill.supervision.reload(2, LIMITS)
-    drill.turn()
+    drill.begin_reload(2)
     if which == "second":
         drill.supervision.ready(3, drill.now)
         drill.turn()
@@ -409,9 +410,7 @@ def test_a_reload_that_cannot_start_keeps_the_old(which: str) -> None:
 def test_a_new_one_that_serves_and_dies_before_the_others_serve_keeps_the_old() -> None:
     drill = Drill(2)
     drill.turn(30)
-    drill.at_once = False
-    drill.supervision.reload(3, LIMITS)
-    drill.turn()
+    drill.begin_reload(3)
     drill.supervision.ready(3, drill.now)
     drill.turn()
     drill.end(3, REFUSED)
@@ -450,9 +449,7 @@ def test_it_says_which_generations_may_need_another_process() -> None:
 def test_an_old_one_that_dies_during_a_reload_is_replaced() -> None:
     drill = Drill(2)
     drill.turn(30)
-    drill.at_once = False
-    drill.supervision.reload(2, LIMITS)
-    drill.turn()
+    drill.begin_reload(2)
     drill.end(1, KILLED)
     drill.turn()
     assert drill.born[4].generation == 0

@@ -39,9 +39,8 @@ if TYPE_CHECKING:
 
 _READING = 5.0  # segundos para leer la configuración: un disco de red, aun lento, tarda menos
 _LOOK_AT = "(mira «ulimit -u», «ulimit -n» y la memoria)"  # cuando el sistema no da más procesos
-_SEATS = (
-    2048  # puestos en la pizarra: dos veces los más que se pueden pedir. Quien no quepa sirve sin contarse. Es 1 MB
-)
+# Puestos en la pizarra: dos veces los más que se pueden pedir. Quien no quepa sirve sin contarse. Es 1 MB.
+_SEATS = 2048
 
 
 def in_processes(launch: Launch, again: Callable[[], Launch]) -> int | tuple[Launch, Post]:

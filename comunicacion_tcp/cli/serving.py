@@ -28,7 +28,7 @@ from ..loading import load_service
 from ..loops import run
 from ..server import Server
 from ..services import Service, uppercase
-from ..supervision import CUT, CUT_SHORT, RETIRE, TOGETHER
+from ..supervision import CUT, CUT_SHORT, DRAIN, NOT_STARTED, RETIRE, Insistence
 from ..supervisor import Seat
 from ..systemd import Notifier
 from ..tls import ServerTLS
@@ -41,7 +41,7 @@ from .sentences import bad_service, bad_socket, bad_tls_file, listening_failed
 from .terminal import complain, is_terminal
 from .under_systemd import Manager, keep_posted, manager
 
-OK, FAILED, USAGE = 0, 1, 2  # el 2 lo pone argparse
+OK, FAILED, USAGE = 0, NOT_STARTED, 2  # el 2 lo pone argparse
 HOST, PORT = "localhost", 5000
 AUTO = "auto"  # --procesos: uno por procesador
 
@@ -274,7 +274,7 @@ class _End:
         self._seat = seat
         self.asked = asyncio.Event()
         """Se pidió acabar."""
-        self._asked_at = 0.0
+        self._insistence = Insistence()
         self._server = server
         self._metrics = metrics
         self._hurry = False
@@ -286,13 +286,11 @@ class _End:
         self.asked.set()
 
     def insist(self) -> None:
-        """Que acabe; la segunda vez, ya, salvo que sea casi a la vez: con Ctrl-C, la terminal avisa a todos, y quien
-        lanzó este programa quizá lo repite."""
-        now = time.monotonic()
-        if not self.asked.is_set():
-            self._asked_at = now
+        """Que acabe; si se insiste, ya."""
+        how = self._insistence.ask(time.monotonic())
+        if how == DRAIN:
             self.ask()
-        elif now - self._asked_at >= TOGETHER:
+        elif how == CUT:
             self._cut()
 
     def _cut(self) -> None:
