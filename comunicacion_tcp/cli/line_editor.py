@@ -73,10 +73,9 @@ class LineEditor(Editor):
             text = self._pasted.popleft()
             say(f"{prompt}{escape(text)}")
         else:
+            self._keyboard.hold()
             self._get_ready(talk)
-            self._keyboard.echo(True)
             line = self._read(prompt, self._start, talk)
-            self._keyboard.echo(False)
             if line is None:
                 return None
             text, *more = line.split("\n")
@@ -87,7 +86,7 @@ class LineEditor(Editor):
         return text
 
     def close(self) -> None:
-        self._keyboard.echo(True)
+        self._keyboard.release()
 
     def _get_ready(self, talk: Talk) -> None:
         """Lo que haya que hacer antes de leer."""
@@ -129,12 +128,14 @@ class ReadlineEditor(LineEditor):
     def _read(self, prompt: str, start: str, talk: Talk) -> str | None:
         if start:
             self._readline.set_startup_hook(lambda: self._readline.insert_text(start))
+        self._keyboard.hold(echo=True)  # readline no muestra lo que se escribe si la terminal no lo hacía
         try:
             return input(prompt)
         except EOFError:
             say("")  # Ctrl-D no baja de línea
             return None
         finally:
+            self._keyboard.hold()
             self._readline.set_startup_hook(None)
 
     def _remember(self, text: str) -> None:
@@ -151,7 +152,10 @@ class ReadlineEditor(LineEditor):
 
 
 class _Keyboard:
-    """La terminal, entre un mensaje y el siguiente: lo tecleado entonces espera, sin mezclarse con lo que se muestra.
+    """La terminal, mientras no lee el editor: lo tecleado entonces espera, sin mezclarse con lo que se muestra.
+
+    Espera tal cual: si el sistema juntara las teclas en líneas, un Ctrl-D tecleado a destiempo dejaría de serlo
+    (n_tty de Linux se lo da como un cero a quien después lee tecla a tecla) y no acabaría nada.
 
     Donde no hay ``termios`` (Windows) no hace nada: allí nadie repite las teclas mientras no se lee.
     """
@@ -165,15 +169,22 @@ class _Keyboard:
         with contextlib.suppress(termios.error, OSError):
             self._usual = termios.tcgetattr(sys.stdin)
 
-    def echo(self, on: bool) -> None:
-        """Si la terminal repite las teclas según llegan y las junta en líneas, o solo las guarda."""
+    def hold(self, *, echo: bool = False) -> None:
+        """Las teclas se guardan según llegan. ``echo``: si además la terminal las repite."""
+        self._set(without=["ICANON"] if echo else ["ICANON", "ECHO"])
+
+    def release(self) -> None:
+        """La terminal, como estaba."""
+        self._set(without=[])
+
+    def _set(self, without: list[str]) -> None:
         if self._usual is None:
             return
         import termios
 
         chosen = list(self._usual)
-        if not on:
-            chosen[3] &= ~(termios.ECHO | termios.ICANON)  # 3: los modos locales (POSIX, termios.h)
+        for name in without:
+            chosen[3] &= ~getattr(termios, name)  # 3: los modos locales (POSIX, termios.h)
         with contextlib.suppress(termios.error):  # ya no hay terminal
             termios.tcsetattr(sys.stdin, termios.TCSADRAIN, chosen)
 
