@@ -174,7 +174,11 @@ class CarefulOutput:
 
 @contextlib.contextmanager
 def not_for_long(seconds: float) -> Iterator[None]:
-    """Lo que dure más de ``seconds`` acaba en ``TimeoutError``. Solo para el hilo principal (SIGALRM)."""
+    """Lo que dure más de ``seconds`` acaba en ``TimeoutError``; en Windows, donde no hay SIGALRM, no. Solo para el hilo
+    principal."""
+    if not hasattr(signal, "SIGALRM"):
+        yield
+        return
 
     def give_up(*_: object) -> NoReturn:
         raise TimeoutError(errno.ETIME, os.strerror(errno.ETIME))

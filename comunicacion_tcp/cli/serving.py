@@ -34,7 +34,7 @@ from ..systemd import Notifier
 from ..tls import ServerTLS
 from .log import FORMATS, LEVELS, JsonFormatter, Log, lines_lost, logging_to
 from .metrics import CannotMeasure, Metrics, MetricsAlone
-from .output import Output, Turn, by_lines, sink_of
+from .output import Output, Turn, by_lines, not_for_long, sink_of
 from .reloading import Told, keep_fresh
 from .report import Reporter, WorkerReporter
 from .sentences import bad_service, bad_socket, bad_tls_file, listening_failed
@@ -357,8 +357,12 @@ def _handle_signals(loop: asyncio.AbstractEventLoop, handler: Callable[[], None]
         now = time.monotonic()
         unseen = unseen or now
         if now - unseen > _STUCK:
-            complain("El servicio tiene ocupado el servidor y no se puede detener con cuidado: se corta todo.")
-            os._exit(CUT_SHORT)
+            _ignore_signals()  # otra, a media frase, la estropearía
+            try:
+                with not_for_long(_LAST_WAIT):  # que nadie lea los errores tampoco impide acabar
+                    complain("El servicio tiene ocupado el servidor y no se puede detener con cuidado: se corta todo.")
+            finally:
+                os._exit(CUT_SHORT)
         loop.call_soon_threadsafe(see)
 
     for number in signals:

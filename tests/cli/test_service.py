@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import select
 import signal
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -283,6 +286,24 @@ def test_one_that_takes_the_loop_can_be_stopped(tmp_path: Path, source: str) -> 
         server.insist(signal.SIGINT)
         assert server.wait() == 3
         assert server.errors.startswith("dentro\nEl servicio tiene ocupado el servidor")
+
+
+def test_one_that_takes_the_loop_can_be_stopped_though_nobody_reads_the_errors(tmp_path: Path) -> None:
+    write(tmp_path / "mio.py", "import os\ndef f(t):\n    while True: os.write(2, b'x' * 4096)")
+    reader, writer = os.pipe()
+    redirect = "import os, sys; os.dup2(int(sys.argv[1]), 2); os.execv(sys.argv[2], sys.argv[2:])"
+    command = [sys.executable, "-c", redirect, str(writer), *SERVER, "--puerto", "0"]
+    options = ["--servicio", "mio:f", "--hilos", "0"]
+    with (
+        open(reader, "rb"),
+        open(writer, "wb"),
+        Program([*command, *options], cwd=tmp_path, pass_fds=[writer]) as server,
+        connect(server.port) as sock,
+    ):
+        sock.sendall(b"nunca\n")
+        wait_until(lambda: not select.select([], [writer], [], 0)[1], "que no quepan más errores")
+        server.insist(signal.SIGINT)
+        assert server.wait() == 3
 
 
 def test_one_that_closes_the_output_does_not_stop_anything(tmp_path: Path) -> None:
