@@ -46,16 +46,17 @@ def ask(sock: socket.socket, text: str) -> str:
 
 
 def fill(sock: socket.socket, data: bytes = b"x" * 65535 + b"\n") -> None:
-    """Envía ``data`` una y otra vez, sin leer, hasta que ni esperando un poco se puede más: no le leen."""
+    """Envía ``data`` una y otra vez, sin leer, hasta que ni esperando un poco se puede más: no le leen, o le cortan."""
     sock.setblocking(False)
     quiet = 0
-    while quiet < 50:
-        try:
-            sock.send(data)
-            quiet = 0
-        except BlockingIOError:
-            quiet += 1
-            threading.Event().wait(0.01)
+    with contextlib.suppress(ConnectionError):
+        while quiet < 50:
+            try:
+                sock.send(data)
+                quiet = 0
+            except BlockingIOError:
+                quiet += 1
+                threading.Event().wait(0.01)
 
 
 def reset(sock: socket.socket) -> None:
