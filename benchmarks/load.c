@@ -121,6 +121,8 @@ static void run(struct connection *all, int count, double seconds) {
         start(&all[i]);
     while (busy) {
         int ready = epoll_wait(epoll, events, 256, 30000);
+        if (ready < 0 && errno == EINTR) /* pararlo y que siga (SIGSTOP, SIGCONT) también interrumpe: signal(7) */
+            continue;
         if (ready <= 0)
             fail("30 s sin respuesta");
         for (int i = 0; i < ready; i++) {
