@@ -49,7 +49,7 @@ RETIRE, DRAIN, CUT = "retire", "drain", "cut"
 
 class Fork(Record):
     """Que nazca un proceso de la generación ``generation``. ``row``: un número que no tiene ningún otro de los que
-    viven, el menor. ``first``: si es el primero de los suyos."""
+    viven, el menor. ``first``: si es el primero de los suyos, o quien está en su lugar; lo es uno solo."""
 
     generation: int = 0
     row: int = 0
@@ -133,13 +133,14 @@ class Watcher:
 class Worker:
     """Un proceso."""
 
-    __slots__ = ("accepts", "deadline", "generation", "heard", "limits", "pid", "row", "since", "state", "was")
+    __slots__ = ("accepts", "deadline", "first", "generation", "heard", "limits", "pid", "row", "since", "state", "was")
 
     def __init__(self, pid: int, fork: Fork, limits: Limits, now: float) -> None:
         self.pid = pid
         self.limits = limits  # los de su generación, que pueden no ser los de ahora
         self.generation = fork.generation
         self.row = fork.row
+        self.first = fork.first
         self.state = STARTING
         self.was = STARTING  # en qué estado estaba cuando se le mató
         self.since = self.heard = now
@@ -311,7 +312,9 @@ class Supervision:
             hung = silent >= START_PATIENCE
         else:
             silent = now - worker.heard
-            hung = silent >= worker.limits.worker_timeout
+            leaving = worker.state in (RETIRING, CLOSING)
+            # Acabado su bucle calla, y aún puede esperar a la salida y al servicio.
+            hung = silent >= max(worker.limits.worker_timeout, END_PATIENCE if leaving else 0)
         if worker.state in (RETIRING, CLOSING):
             if not worker.deadline:
                 worker.deadline = now + self._patience(worker)
@@ -355,12 +358,14 @@ class Supervision:
         for generation in (self._current, self._candidate):
             if generation is None or (generation == self._current and now < self._retry_at):
                 continue
-            serving = len(self._of(generation, SERVING))
-            allowed = self._plans[generation].wanted if serving else 1  # primero, uno
-            for _ in range(allowed - len(self._of(generation, STARTING, SERVING))):
+            living = self._of(generation, STARTING, SERVING)
+            first = not any(one.first for one in living)
+            allowed = self._plans[generation].wanted if self._of(generation, SERVING) else 1  # primero, uno
+            for _ in range(allowed - len(living)):
                 row = next(number for number in range(len(rows) + 1) if number not in rows)
                 rows.add(row)
-                self._orders.append(Fork(generation=generation, row=row, first=not serving))
+                self._orders.append(Fork(generation=generation, row=row, first=first))
+                first = False
 
     def _relieve(self) -> None:
         """Si los nuevos están todos, sirven ellos, y los de antes se van."""

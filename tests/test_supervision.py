@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from comunicacion_tcp.limits import Limits
+from comunicacion_tcp.limits import MIN_WORKER_TIMEOUT, Limits
 from comunicacion_tcp.supervision import (
     CUT,
     CUT_SHORT,
@@ -201,6 +201,15 @@ def test_one_that_dies_is_replaced_at_once_in_its_row() -> None:
     assert drill.notes.told == [("serving",), ("died", 2, 0), ("replaced", 4)]
 
 
+def test_there_is_always_a_first_and_only_one() -> None:
+    drill = Drill()
+    drill.turn(30)
+    drill.end(1, KILLED)
+    drill.end(3, KILLED)
+    drill.turn()
+    assert [(pid, fork.first) for pid, fork in drill.born.items()] == [(2, False), (4, True), (5, False)]
+
+
 def test_when_all_die_at_once_one_goes_first_again() -> None:
     drill = Drill()
     drill.turn(30)
@@ -327,6 +336,24 @@ def test_one_that_is_going_away_and_hangs_is_killed_too() -> None:
         drill.supervision.alive(2, drill.now)
         drill.turn(1, beating=False)
     assert list(drill.born) == [2]
+
+
+@pytest.mark.parametrize("leave", ["retire", "stop"])
+def test_one_that_is_ending_may_be_silent_as_long_as_ending_takes(leave: str) -> None:
+    # Acabado su bucle ya no da señales, y aún espera a la salida y a lo que dejó el servicio.
+    quick = Limits(worker_timeout=MIN_WORKER_TIMEOUT)
+    drill = Drill(1, quick)
+    if leave == "stop":
+        drill.supervision.stop(drill.now)
+    else:
+        drill.supervision.reload(1, quick)
+    drill.turn()
+    for _ in range(int(END_PATIENCE) - 1):
+        drill.supervision.alive(2, drill.now)
+        drill.turn(1, beating=False)
+    assert 1 in drill.born
+    drill.turn(2, beating=False)
+    assert 1 not in drill.born
 
 
 # -- recargar -----------------------------------------------------------------------------------------------

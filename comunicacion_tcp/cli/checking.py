@@ -13,11 +13,20 @@ from ..errors import BadService, BadTLSFile
 from .metrics import CannotMeasure, need_prometheus
 from .sentences import bad_service, bad_tls_file
 from .serving import FAILED, OK, Launch, end_anyway, load, tls_of
-from .terminal import close_output, complain, say
+from .terminal import INTERRUPTED, close_output, complain, say
 
 
 def check(launch: Launch) -> int:
     """Dice todo lo que no vale, o que todo vale; devuelve el código de salida."""
+    try:
+        code = _look_at(launch)
+    except KeyboardInterrupt:
+        code = INTERRUPTED  # lo que no se acabó de mirar puede no valer
+    end_anyway(close_output, code)  # el servicio puede haber dejado un hilo
+    return code
+
+
+def _look_at(launch: Launch) -> int:
     options = launch.options
     wrong = []
     try:
@@ -39,6 +48,4 @@ def check(launch: Launch) -> int:
     if not wrong:
         with contextlib.suppress(OSError):  # si la salida no lo admite, queda el código
             say("Todo vale: las opciones y lo que nombran.")
-    code = FAILED if wrong else OK
-    end_anyway(close_output, code)  # el servicio puede haber dejado un hilo
-    return code
+    return FAILED if wrong else OK

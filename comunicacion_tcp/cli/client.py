@@ -19,7 +19,7 @@ from ..limits import LARGEST, Limits
 from ..protocol import GOODBYE, ClientProtocol
 from .plain import plain_pipe
 from .sentences import bad_tls_file, conversation_failed, reason
-from .terminal import answer_interrupts, close_output, complain, escape, prepare_streams, say
+from .terminal import INTERRUPTED, answer_interrupts, close_output, complain, escape, prepare_streams, say
 
 TYPE_CHECKING = False  # como la de typing, sin pagar su importación
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from .parser import SpanishParser
 
-OK, NETWORK, USAGE, SERVER_ERROR, INTERRUPTED = 0, 1, 2, 3, 130  # 130 = 128 + SIGINT, como en cualquier shell
+OK, NETWORK, USAGE, SERVER_ERROR = 0, 1, 2, 3
 
 _PING_INTERVAL = 1.0  # segundos entre dos mensajes repetidos: los de ping
 

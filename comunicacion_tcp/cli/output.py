@@ -188,6 +188,7 @@ def not_for_long(seconds: float) -> Iterator[None]:
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)  # antes: sin nadie que lo atienda, mataría al proceso
         signal.signal(signal.SIGALRM, before)
         signal.setitimer(signal.ITIMER_REAL, *timer)
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 
 from .. import __version__
-from ..addresses import Peer, can_be_host, unix_host
+from ..addresses import Peer, can_be_host, unix_host, unix_path
 from .sentences import reason
 from .terminal import escape
 
@@ -201,7 +201,7 @@ def host_and_port(text: str) -> Peer:
     corchetes (RFC 3986)."""
     host, colon, port = text.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not colon or not can_be_host(bare) or (":" in bare and bare == host):
+    if not colon or not can_be_host(bare) or (":" in bare and bare == host) or unix_path(bare) is not None:
         raise argparse.ArgumentTypeError(f"debe ser HOST:PUERTO (localhost:5001, [::1]:5001), no {text!r}")
     return bare, port_number(0)(port)
 

@@ -15,7 +15,7 @@ from .log import FORMATS, LEVELS
 from .parser import SpanishParser, host_and_port, host_name, one_of, port_number, whole_number
 from .serving import AUTO, FAILED, HOST, OK, PORT, USAGE, Launch, serve
 from .settings import SERVER_LIMITS, add_limits, chosen_limits
-from .terminal import answer_interrupts, close_output, prepare_streams
+from .terminal import INTERRUPTED, answer_interrupts, close_output, prepare_streams
 
 _MOST_THREADS = 1000  # con más, los hilos se estorban y el sistema puede no darlos: para eso está async def
 _MOST_PROCESSES = 1024  # más que procesadores tienen casi todas las máquinas: otra cifra es un error al teclear
@@ -31,6 +31,7 @@ _EXIT_CODES = {
     "sirven)",
     USAGE: "opciones equivocadas",
     CUT_SHORT: "se detuvo, y tuvo que cortar conversaciones",
+    INTERRUPTED: "Ctrl-C antes de acabar de comprobar (--comprobar)",
 }
 
 

@@ -38,7 +38,7 @@ from .output import Output, Turn, by_lines, not_for_long, sink_of
 from .reloading import Told, keep_fresh
 from .report import Reporter, WorkerReporter
 from .sentences import bad_service, bad_socket, bad_tls_file, listening_failed
-from .terminal import complain, is_terminal
+from .terminal import close_output, complain, is_terminal
 from .under_systemd import Manager, keep_posted, manager
 
 OK, FAILED, USAGE = 0, NOT_STARTED, 2  # el 2 lo pone argparse
@@ -106,10 +106,12 @@ def serve(launch: Launch, post: Post | None = None) -> int:
 def _cannot(post: Post | None, why: str) -> int:
     """Dice por qué no se puede servir, y da el código de salida. De varios procesos, solo el padre sabe si es que no
     arranca, una recarga que no vale o uno que no se puede reponer: se le dice a él, y lo cuenta él."""
+    _ignore_signals()
     if post:
         post.seat.cannot(why)
     else:
         complain(why)
+    end_anyway(close_output, FAILED)  # el servicio pudo dejar un hilo
     return FAILED
 
 
@@ -367,6 +369,15 @@ def _handle_signals(loop: asyncio.AbstractEventLoop, handler: Callable[[], None]
 
     for number in signals:
         signal.signal(number, on_signal)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_let_others_end_it)
+
+
+def _let_others_end_it() -> None:
+    """En un proceso que creó el servicio (multiprocessing), donde nuestro bucle no gira."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C llega a todos: de este se ocupa quien lo creó
 
 
 def _ignore_signals() -> None:

@@ -61,3 +61,9 @@ def test_it_is_only_asked_in_the_command(where: str, tmp_path: Path) -> None:
     else:
         with running_server(env={**environment(), "SERVIDOR_TCP_COMPROBAR": "1"}) as (server, _):
             assert server.process.poll() is None
+
+
+def test_what_was_left_unchecked_is_not_right(tmp_path: Path) -> None:
+    write(tmp_path / "mio.py", "raise KeyboardInterrupt")  # Ctrl-C, mientras se importa
+    done = run([*SERVER, "--servicio", "mio:f", "--comprobar"], cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")

@@ -14,10 +14,11 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from comunicacion_tcp.cli.output import Backlog, CarefulOutput, Output, Turn, by_lines, sink_of
+from comunicacion_tcp.cli.output import Backlog, CarefulOutput, Output, Turn, by_lines, not_for_long, sink_of
 
 from ..support.examples import ROOT
 from ..support.ports import listening_port
@@ -482,6 +483,18 @@ def test_a_write_that_was_not_to_wait_and_waits_is_abandoned(monkeypatch: pytest
         reader.read(1024 * 1024)
         output.flush()
         assert reader.read(100) == b"hola" + os.linesep.encode()
+
+
+def test_a_deadline_is_off_before_nobody_heeds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_handler, left = signal.signal, []
+
+    def put(number: int, handler: Any) -> object:
+        left.append(signal.getitimer(signal.ITIMER_REAL)[0])
+        return set_handler(number, handler)
+
+    with not_for_long(PATIENCE):
+        monkeypatch.setattr(signal, "signal", put)
+    assert left == [0.0]
 
 
 @pytest.mark.parametrize("size", [10, 4096, 4097, 9000])

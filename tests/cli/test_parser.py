@@ -138,7 +138,9 @@ def test_a_host_and_its_port(text: str, place: tuple[str, int]) -> None:
     assert host_and_port(text) == place
 
 
-@pytest.mark.parametrize("text", ["", ":", ":1", "a:", "a", "::1:5001", "[]:1", "[::1]", "a:1:2", "a:65536", "a:+1"])
+@pytest.mark.parametrize(
+    "text", ["", ":", ":1", "a:", "a", "::1:5001", "[]:1", "[::1]", "a:1:2", "a:65536", "a:+1", "[unix:/x]:1"]
+)
 def test_what_is_not_a_host_and_its_port(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="debe ser"):
         host_and_port(text)

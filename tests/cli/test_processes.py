@@ -29,7 +29,19 @@ from comunicacion_tcp.systemd import Notifier
 
 from ..support.certificates import Certificates
 from ..support.modules import write
-from ..support.programs import SERVER, SILENT, TAKE_TERMINAL, Program, environment, fails, run, running_server
+from ..support.programs import (
+    SERVER,
+    SILENT,
+    TAKE_TERMINAL,
+    Program,
+    alive,
+    children_of,
+    environment,
+    fails,
+    run,
+    running_server,
+    state,
+)
 from ..support.sockets import ask, connect, fill, receive, receive_all
 from ..support.waiting import PATIENCE, wait_until
 
@@ -38,29 +50,9 @@ DEADLINE = "2"
 WHO = "import os\ndef f(texto): return str(os.getpid())\n"
 
 
-def children_of(pid: int) -> set[int]:
-    """Los hijos de un proceso."""
-    try:
-        return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
-    except FileNotFoundError:
-        return set()
-
-
 def children(program: Program) -> set[int]:
     """Los procesos que sirven."""
     return children_of(program.process.pid)
-
-
-def state(pid: int) -> str:
-    """Cómo está un proceso: ``T`` parado, ``Z`` muerto y sin enterrar, vacío si no está."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
-
-
-def alive(pid: int) -> bool:
-    return state(pid) not in ("", "Z")
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ import re
 import resource
 import select
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -153,36 +152,27 @@ def test_help_is_in_spanish() -> None:
     assert not re.search(r"usage|options|show this|default", done.stdout.decode())
 
 
+def refusing(what: str, cause: str) -> list[str]:
+    """El programa en un sistema que a ``what`` responde con ``cause``."""
+    refuse = f"def refuse(*_): raise {cause}\n{what} = refuse\n"
+    program = "from comunicacion_tcp.cli.server import main\nsys.exit(main(sys.argv[1:]))"
+    return [sys.executable, "-c", f"import socket, sys, threading\n{refuse}{program}"]
+
+
 @pytest.mark.parametrize(
     ("cause", "words"),
     [
-        (PermissionError(13, "no"), ["El sistema no permite escuchar en localhost:80.", "1024"]),
-        (OSError(5, "no"), ["No se puede escuchar en localhost:80", "el sistema dice"]),
+        ("PermissionError(13, 'no')", ["El sistema no permite escuchar en localhost:80.", "1024"]),
+        ("OSError(5, 'no')", ["No se puede escuchar en localhost:80", "el sistema dice"]),
     ],
 )
-def test_what_the_system_refuses(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cause: OSError, words: list[str]
-) -> None:
-    def refuse(*args: object) -> None:
-        raise cause
-
-    monkeypatch.setattr(socket.socket, "bind", refuse)
-    assert module.main(["--puerto", "80"]) == 1
-    errors = capsys.readouterr().err
-    assert len(errors.splitlines()) == 1
-    for word in words:
-        assert word in errors
+def test_what_the_system_refuses(cause: str, words: list[str]) -> None:
+    fails(run([*refusing("socket.socket.bind", cause), "--puerto", "80"]), 1, *words)
 
 
-def test_a_system_without_another_thread(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def refuse(*args: object) -> None:
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(threading.Thread, "start", refuse)
-    assert module.main(["--puerto", "0"]) == 1
-    errors = capsys.readouterr().err
-    assert len(errors.splitlines()) == 1
-    assert "hilo" in errors
+def test_a_system_without_another_thread() -> None:
+    cause = 'RuntimeError("can\'t start new thread")'
+    fails(run([*refusing("threading.Thread.start", cause), "--puerto", "0"]), 1, "hilo")
 
 
 def test_each_way_of_leaving_is_one_line() -> None:

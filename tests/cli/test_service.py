@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ..support.modules import write
-from ..support.programs import SERVER, Program, fails, run, running_server
+from ..support.programs import SERVER, Program, alive, fails, run, running_server
 from ..support.sockets import ask, connect, receive, receive_all
 from ..support.waiting import wait_until
 
@@ -260,6 +260,45 @@ def responder(texto):
     return "libre"
 """,
 }
+
+
+@pytest.mark.parametrize("processes", [[], ["--procesos", "2"]], ids=["uno", "varios"])
+@pytest.mark.parametrize("what", ["service", "certificate", "port"])
+def test_what_it_leaves_behind_does_not_hide_that_it_cannot_be_served(
+    tmp_path: Path, what: str, processes: list[str]
+) -> None:
+    trouble = "falta_algo" if what == "service" else ""
+    thread = "import threading\nthreading.Thread(target=threading.Event().wait).start()\n"
+    write(tmp_path / "mio.py", f"{thread}{trouble}\ndef f(texto): return texto")
+    with running_server() as (_, port):
+        options = {"service": (), "certificate": ("--tls-cert", "mio.py"), "port": ("--puerto", str(port))}[what]
+        done = run([*SERVER, "--puerto", "0", "--servicio", "mio:f", *options, *processes], cwd=tmp_path)
+    fails(done, 1, {"service": "falta_algo", "certificate": "mio.py", "port": str(port)}[what])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="este sistema no tiene fork")
+@pytest.mark.parametrize("threads", ["0", "5"])
+def test_a_process_it_creates_neither_keeps_the_port_nor_heeds_our_signals(tmp_path: Path, threads: str) -> None:
+    # Como los de multiprocessing, que en Linux nacen así.
+    write(
+        tmp_path / "mio.py",
+        "import os, signal\n"
+        "def f(texto):\n"
+        "    child = os.fork()\n"
+        "    if not child: os.closerange(1, 3)\n"  # que no se espere por él para leer la salida
+        "    while not child: signal.pause()\n"
+        "    return str(child)",
+    )
+    options = ("--servicio", "mio:f", "--hilos", threads)
+    with running_server(*options, cwd=tmp_path) as (server, port), connect(port) as sock:
+        child = int(ask(sock, ""))
+        server.signal(signal.SIGKILL)
+        server.wait()
+    assert alive(child)
+    with running_server("--puerto", str(port)):
+        pass
+    os.kill(child, signal.SIGTERM)
+    wait_until(lambda: not alive(child), "que acabe")
 
 
 @pytest.mark.parametrize("source", STUBBORN.values(), ids=STUBBORN)

@@ -220,3 +220,24 @@ def fails(done: subprocess.CompletedProcess[bytes], code: int, *words: str) -> N
     assert not SILENT.search(errors + done.stdout.decode())
     for word in words:
         assert word in errors
+
+
+def children_of(pid: int) -> set[int]:
+    """Los hijos de un proceso."""
+    try:
+        return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+    except FileNotFoundError:
+        return set()
+
+
+def state(pid: int) -> str:
+    """Cómo está un proceso: ``T`` parado, ``Z`` muerto y sin enterrar, vacío si no está."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def alive(pid: int) -> bool:
+    """Si está y no ha acabado."""
+    return state(pid) not in ("", "Z")
