@@ -73,14 +73,17 @@ class Screen(Program):
 
     def shows(self, *lines: str) -> None:
         """Espera a que la pantalla acabe con ``lines``, que van seguidas."""
-        wait_until(
-            lambda: self.lines[-len(lines) :] == list(lines),
-            f"que acabe en {lines!r}; se ve:\n" + "\n".join(self.lines),
-        )
+        try:
+            wait_until(lambda: self.lines[-len(lines) :] == list(lines))
+        except AssertionError:
+            raise AssertionError(f"no acaba en {lines!r}; se ve:\n" + "\n".join(self.lines)) from None
 
     def wait_for(self, text: str, times: int = 1) -> None:
         """Espera a que ``text`` se vea en la pantalla, ``times`` veces."""
-        wait_until(lambda: "\n".join(self.lines).count(text) >= times, f"que se vea {text!r}")
+        try:
+            wait_until(lambda: "\n".join(self.lines).count(text) >= times)
+        except AssertionError:
+            raise AssertionError(f"no se ve {text!r}; se ve:\n" + "\n".join(self.lines)) from None
 
     def __enter__(self) -> Screen:
         return self
