@@ -11,7 +11,7 @@ import contextlib
 import selectors
 import socket
 import time
-from _thread import allocate_lock  # threading trae lo mismo, y tarda en cargarse
+from _thread import RLock, allocate_lock  # threading trae lo mismo, y tarda en cargarse
 from collections.abc import Iterable, Iterator
 
 from .conversation import RESET, Conversation, Flow, at_once
@@ -53,7 +53,7 @@ class Client(Conversation):
     def _set_up(self) -> None:
         self._selector: selectors.BaseSelector | None = None
         self._unfinished = False  # lo último que se empezó a escribir está a medias
-        self._lock = allocate_lock()
+        self._lock = RLock()  # el iterable de send_many puede llamar a connect
         self._waiting = False  # si un hilo espera a la conexión: otro no la cierra, que no se enteraría
         self._guard = allocate_lock()  # de _waiting
 
@@ -175,10 +175,11 @@ class Client(Conversation):
         return _open_one(family, place, timeout)
 
     async def _adopt(self, sock: socket.socket) -> None:
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(sock, selectors.EVENT_READ)
-        self._socket = sock
+        selector = selectors.DefaultSelector()
+        selector.register(sock, selectors.EVENT_READ)
         self._unfinished = False
+        with self._guard:  # otro hilo puede estar cerrando
+            self._selector, self._socket = selector, sock
 
     async def _wait(self, rest: memoryview, timeout: float, *, last: bool = False) -> tuple[memoryview, bool]:
         return self._move(rest, timeout, last=last)

@@ -497,8 +497,12 @@ class Conversation:
 
     def _receive_end(self) -> None:
         """El fin de la entrada acaba la última respuesta. Con TLS, solo si el servidor avisó: si no, quizá la cortó
-        otro."""
-        if self._server_ended and (self._session is None or self._session.peer_closed):
+        otro. Y un corte no acaba la de un servidor que las acaba en salto de línea."""
+        if self._session:
+            whole = self._session.peer_closed
+        else:
+            whole = self._cut_by is None or not self._protocol.server_sends_lines
+        if self._server_ended and whole:
             self._protocol.receive_eof()
 
     # -- lo que va mal --------------------------------------------------------------------------------------

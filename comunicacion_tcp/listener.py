@@ -13,7 +13,6 @@ import socket
 import stat
 import struct
 import time
-import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -48,21 +47,6 @@ _LOCK_ATTEMPTS, _LOCK_PAUSE = 100, 0.01  # segundos: un servidor lo suelta en me
 _PROBES = 6  # preguntas sin respuesta antes de dar a alguien por perdido: tres perdidas por la red no bastan
 
 
-_listening: weakref.WeakSet[socket.socket] = weakref.WeakSet()
-
-
-def _keep_no_port() -> None:
-    """En un proceso que alguien creó con fork, donde el bucle no gira: con una copia del socket seguirían entrando
-    clientes a los que nadie responde, y el puerto no quedaría libre cuando el servidor acabara."""
-    for sock in _listening:
-        if sock.fileno() >= 0:
-            os.close(sock.detach())  # no close(): uvloop lo aplaza hasta que su bucle lo suelte
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_keep_no_port)
-
-
 class Listener:
     """Acepta de un socket a la escucha, por tandas, en el bucle de asyncio en marcha.
 
@@ -85,7 +69,6 @@ class Listener:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._sock = sock
-        _listening.add(sock)
         self.address = address_of(sock)
         """``(ip, puerto)``, o ``("unix:/ruta", 0)``. También después de cerrarse: puede preguntarlo otro hilo."""
         self._take = take
@@ -95,6 +78,11 @@ class Listener:
         self._accepts = _SHARED_ACCEPTS if shared else _ACCEPTS_PER_TURN
         self._asking: asyncio.Task[None] | None = None
         self._retry: asyncio.TimerHandle | None = None
+
+    @property
+    def descriptor(self) -> int:
+        """El de su socket; -1 si ya se cerró."""
+        return self._sock.fileno()
 
     def start(self) -> None:
         """Empieza a aceptar."""

@@ -18,6 +18,7 @@ from wsgiref.simple_server import WSGIRequestHandler
 
 from .addresses import Peer
 from .board import Board
+from .forks import keep_from_children
 from .listener import open_sockets
 from .metrics import exposition
 
@@ -59,6 +60,7 @@ class MetricsServer:
 
     def start(self) -> None:
         """``run()`` en un hilo, que no impide acabar al programa. ``RuntimeError`` si el sistema no da hilos."""
+        keep_from_children(self, lambda server: (sock.fileno() for sock in server._sockets))
         thread = threading.Thread(target=self.run, name="métricas", daemon=True)
         thread.start()
         self._thread = thread

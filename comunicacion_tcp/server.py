@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import inspect
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import cast
 
@@ -24,9 +24,11 @@ from .connection import (
     ImpatientConnection,
     Introduction,
     Member,
+    descriptor_of,
 )
 from .descriptors import room
 from .errors import BadTLSFile, OnlyThroughBalancer, Refusal
+from .forks import keep_from_children
 from .limits import DEFAULT_LIMITS, Limits
 from .listener import Listener, adopt_sockets, open_sockets
 from .loops import LoopThread
@@ -163,6 +165,7 @@ class Server:
         trouble = self.observer.cannot_accept
         for sock in sockets:
             self._listeners.append(Listener(sock, self._serve, trouble, limits.accept_pause, shared=shared))
+        keep_from_children(self, Server._descriptors)
         self._connections.fit(room())
         if self._connections.capacity < limits.max_connections:
             self.observer.lowered(self._connections.capacity, limits.max_connections)
@@ -269,6 +272,14 @@ class Server:
     def _check_stopped(self) -> None:
         if self._listeners:
             raise RuntimeError("este servidor ya está en marcha: para tener dos a la vez, crea otro Server")
+
+    def _descriptors(self) -> Iterator[int]:
+        """Los de sus sockets, salvo los que le dieron, que son de quien se los dio."""
+        if self._sockets is None:
+            for listener in self._listeners:
+                yield listener.descriptor
+        for connection in self._connections:
+            yield descriptor_of(connection)
 
     # -- para Listener --------------------------------------------------------------------------------------
 

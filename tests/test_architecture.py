@@ -18,7 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ORDER = [
     *("addresses", "errors", "records", "backoff", "limits", "services", "protocol", "proxy_header", "tls", "board"),
     *("conversation", "client", "relay", "aio"),
-    *("deadlines", "descriptors", "systemd", "loops", "listener", "tls_transport", "workers"),
+    *("deadlines", "descriptors", "systemd", "forks", "loops", "listener", "tls_transport", "workers"),
     *("observer", "admission", "connection", "server", "measuring", "metrics", "metrics_server"),
     *("supervision", "supervisor", "processors"),
     *("pytest_plugin", "loading", "watch", "fresh_imports", "cli", "__main__"),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import selectors
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -181,6 +183,39 @@ def test_the_messages_of_send_many_cannot_ask_the_same_client(ask: str, before: 
 
         assert isinstance(in_another_thread(lambda: list(client.send_many(messages()))), RuntimeError)
         assert client.send("cuatro") == "CUATRO"
+
+
+@pytest.mark.parametrize("leave", ["connect", "close"])
+def test_the_messages_of_send_many_can_leave_it(leave: str) -> None:
+    with served() as running, talk(running.port, PATIENT) as client:
+
+        def messages() -> Iterator[str]:
+            yield "uno"
+            getattr(client, leave)()
+            yield "dos"
+
+        assert isinstance(in_another_thread(lambda: list(client.send_many(messages()))), ConnectionLost)
+        client.connect()
+        assert client.send("tres") == "TRES"
+
+
+def test_closing_from_another_thread_while_it_connects(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(selectors.DefaultSelector):
+        def register(self, *args: Any) -> selectors.SelectorKey:
+            closer = threading.Thread(target=client.close)
+            closer.start()
+            closer.join()
+            return super().register(*args)
+
+    with served() as running:
+        client = talk(running.port, PATIENT)
+        monkeypatch.setattr(selectors, "DefaultSelector", Slow)
+        with pytest.raises(ConnectionLost):
+            client.connect()
+        monkeypatch.undo()
+        client.connect()
+        assert client.send("hola") == "HOLA"
+        client.close()
 
 
 @pytest.mark.parametrize("resend", [False, True])

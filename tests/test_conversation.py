@@ -240,6 +240,31 @@ def test_a_server_that_hangs_up(talk: Talk, close: Callable[[socket.socket], Non
             assert client.say_goodbye() == []
 
 
+def test_half_a_reply_that_is_cut_is_not_a_reply(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = threading.Event()
+
+    def serve(sock: socket.socket) -> None:
+        with sock.makefile("rb") as lines:
+            lines.readline()
+            sock.sendall(b"UNO\n")
+            lines.readline()
+            sock.sendall(b"DO")
+            assert read.wait(10)  # un corte antes tiraría lo que el cliente no ha leído aún
+        reset(sock)
+
+    def receive_data(protocol: ClientProtocol, data: bytes) -> None:
+        real(protocol, data)
+        if b"D" in data:
+            read.set()
+
+    real = ClientProtocol.receive_data
+    monkeypatch.setattr(ClientProtocol, "receive_data", receive_data)
+    with foreign_server(serve) as port, talk(port, PATIENT) as client:
+        assert client.send("uno") == "UNO"
+        with pytest.raises(ConnectionLost):
+            client.send("dos")
+
+
 def test_a_server_that_hangs_up_while_we_think(talk: Talk) -> None:
     left = threading.Event()
 

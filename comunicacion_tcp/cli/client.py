@@ -88,6 +88,9 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     except BadTLSFile as error:
         complain(bad_tls_file(error))
         return NETWORK
+    except MemoryError:
+        complain("No queda memoria: una respuesta no acaba, o es más larga de lo que cabe. Mira qué servidor es.")
+        return NETWORK
     except OSError as error:
         # Solo la entrada y la salida llegan hasta aquí. Si quien leía se fue (`| head`), no hay nada que explicar.
         if error.errno != errno.EPIPE:

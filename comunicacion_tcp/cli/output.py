@@ -18,6 +18,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import IO, Any, NoReturn
 
+from .terminal import complain
+
 with contextlib.suppress(ImportError):  # Windows, donde no hay varios procesos
     import fcntl
 
@@ -191,6 +193,12 @@ def not_for_long(seconds: float) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)  # antes: sin nadie que lo atienda, mataría al proceso
         signal.signal(signal.SIGALRM, before)
         signal.setitimer(signal.ITIMER_REAL, *timer)
+
+
+def complain_briefly(line: str) -> None:
+    """Como ``complain``; a quien no lee los errores se le espera un momento, y nada más: quien los dice va a acabar."""
+    with not_for_long(_FAREWELL):
+        complain(line)
 
 
 class Turn:

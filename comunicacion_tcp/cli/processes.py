@@ -26,7 +26,7 @@ from ..supervision import TURN, Supervision, Watcher
 from ..supervisor import Helper, Seat, Supervisor
 from .log import LEVELS, lines_lost, logging_to
 from .metrics import CannotMeasure, open_metrics
-from .output import CarefulOutput, Turn, not_for_long
+from .output import CarefulOutput, Turn, complain_briefly, not_for_long
 from .report import tell_listening, tell_measuring
 from .sentences import bad_socket, listening_failed
 from .serving import AUTO, FAILED, OK, Launch, Post, formatter_of, is_usual_place
@@ -275,8 +275,7 @@ class _Fleet(Watcher):
     def gave_up(self, failures: int) -> None:
         self._gave_up = True
         if self._supervisor.reason:
-            with not_for_long(_READING):  # que nadie lea los errores tampoco impide acabar
-                complain(self._supervisor.reason)
+            complain_briefly(self._supervisor.reason)
         tries = "a la primera" if failures == 1 else f"en {failures} intentos"
         line = f"Ningún proceso ha conseguido servir {tries}, y no se intenta más."
         self._tell(ERROR, "gave_up", line, {"failures": failures})

@@ -73,6 +73,10 @@ class PromptToolkitEditor(LineEditor):
             accept_search()
             event.current_buffer.validate_and_handle()
 
+        @keys.add(Keys.Vt100MouseEvent)
+        def mouse(event: KeyPressEvent) -> None:
+            """Nadie la pidió: es un color pegado (ESC [ 31 m), que prompt_toolkit toma por ella, y falla al leerla."""
+
         return keys
 
 

@@ -22,6 +22,7 @@ from typing import NamedTuple
 from ..board import Board
 from ..descriptors import raise_limit
 from ..errors import BadService, BadSocket, BadTLSFile, NetworkError
+from ..forks import release
 from ..fresh_imports import FreshImports
 from ..limits import Limits
 from ..loading import load_service
@@ -34,7 +35,7 @@ from ..systemd import Notifier
 from ..tls import ServerTLS
 from .log import FORMATS, LEVELS, JsonFormatter, Log, lines_lost, logging_to
 from .metrics import CannotMeasure, Metrics, MetricsAlone
-from .output import Output, Turn, by_lines, not_for_long, sink_of
+from .output import Output, Turn, by_lines, complain_briefly, sink_of
 from .reloading import Told, keep_fresh
 from .report import Reporter, WorkerReporter
 from .sentences import bad_service, bad_socket, bad_tls_file, listening_failed
@@ -110,7 +111,7 @@ def _cannot(post: Post | None, why: str) -> int:
     if post:
         post.seat.cannot(why)
     else:
-        complain(why)
+        complain_briefly(why)
     end_anyway(close_output, FAILED)  # el servicio pudo dejar un hilo
     return FAILED
 
@@ -199,6 +200,7 @@ async def _serve(
         tls = tls_of(options)
     except BadTLSFile as error:
         return _cannot(post, bad_tls_file(error))
+    lent = post.sockets if post else systemd.sockets
     server = Server(
         service,
         options.host,
@@ -207,7 +209,7 @@ async def _serve(
         observer=reporter,
         tls=tls,
         threads=options.hilos,
-        sockets=post.sockets if post else systemd.sockets or None,
+        sockets=lent or None,
         proxy_from=options.proxy_de,
     )
     try:
@@ -222,14 +224,15 @@ async def _serve(
         _handle_signals(loop, end.ask, signal.SIGTERM)  # las de la terminal son para el padre
     else:
         _handle_signals(loop, end.insist, *_SIGNALS)
+    _bear_strangers(lent)
     try:
         await server.start()
     except NetworkError as error:
         if metrics:
             metrics.close()
         return _cannot(post, listening_failed(error))
-    lent = bool(systemd.sockets)
-    reporter.listening(server.addresses, usual=is_usual_place(options), encrypted=tls is not None, lent=lent)
+    from_systemd = bool(systemd.sockets)
+    reporter.listening(server.addresses, usual=is_usual_place(options), encrypted=tls is not None, lent=from_systemd)
     if metrics:
         metrics.serving()
         reporter.measuring(metrics.addresses)
@@ -361,23 +364,29 @@ def _handle_signals(loop: asyncio.AbstractEventLoop, handler: Callable[[], None]
         if now - unseen > _STUCK:
             _ignore_signals()  # otra, a media frase, la estropearía
             try:
-                with not_for_long(_LAST_WAIT):  # que nadie lea los errores tampoco impide acabar
-                    complain("El servicio tiene ocupado el servidor y no se puede detener con cuidado: se corta todo.")
+                complain_briefly(
+                    "El servicio tiene ocupado el servidor y no se puede detener con cuidado: se corta todo."
+                )
             finally:
                 os._exit(CUT_SHORT)
         loop.call_soon_threadsafe(see)
 
     for number in signals:
         signal.signal(number, on_signal)
+
+
+def _bear_strangers(lent: list[socket.socket]) -> None:
+    """Un proceso que cree el servicio (multiprocessing) no es de los nuestros: no atiende nuestras señales, ni se queda
+    los sockets que nos dieron (los demás los suelta ``forks.py``)."""
+
+    def be_born() -> None:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C llega a todos: de este se ocupa quien lo creó
+        release(sock.fileno() for sock in lent)
+
     if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=_let_others_end_it)
-
-
-def _let_others_end_it() -> None:
-    """En un proceso que creó el servicio (multiprocessing), donde nuestro bucle no gira."""
-    signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C llega a todos: de este se ocupa quien lo creó
+        os.register_at_fork(after_in_child=be_born)
 
 
 def _ignore_signals() -> None:

@@ -121,6 +121,18 @@ def test_a_message_is_edited_before_it_is_sent(tmp_path: Path, editor: str) -> N
 
 
 @both
+def test_a_colour_that_is_pasted_is_nothing(tmp_path: Path, editor: str) -> None:
+    with running_server() as (_, port), Screen(to(port), editor, tmp_path) as client:
+        client.wait_for(BARE)
+        client.type("\x1b[31mhola\x1b[0m\r")
+        client.wait_for("Servidor: ")
+        client.type(CTRL_D)
+        assert client.wait() == 0
+        assert not SILENT.search("\n".join(client.lines))
+        assert editor == READLINE or "Servidor: HOLA" in client.lines  # readline la toma por una tecla, y escribe «31m»
+
+
+@both
 def test_longer_than_what_a_terminal_lets_write(tmp_path: Path, editor: str) -> None:
     with served(lambda text: str(len(text))) as running, Screen(to(running.port), editor, tmp_path) as client:
         client.wait_for(BARE)

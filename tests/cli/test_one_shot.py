@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import subprocess
@@ -21,6 +22,18 @@ from ..support.waiting import wait_until
 def to(port: int, *arguments: str) -> list[str]:
     """El cliente hacia un puerto de esta máquina."""
     return [*CLIENT, "--host", "127.0.0.1", "--puerto", str(port), *arguments]
+
+
+def test_a_reply_that_never_ends_is_a_sentence() -> None:
+    def serve(sock: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                sock.sendall(b"x" * 1_000_000)
+
+    with foreign_server(serve) as port:
+        # 500 MB de direcciones: lo que ocupa Python, y cientos de veces una respuesta de las largas.
+        done = run(["bash", "-c", 'ulimit -v 500000; exec "$@"', "bash", *to(port, "hola")])
+    fails(done, 1, "No queda memoria")
 
 
 @pytest.mark.parametrize(

@@ -8,15 +8,16 @@ import re
 import select
 import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from ..support.modules import write
-from ..support.programs import SERVER, Program, alive, fails, run, running_server
+from ..support.programs import SERVER, Program, alive, children_of, environment, fails, run, running_server
 from ..support.sockets import ask, connect, receive, receive_all
-from ..support.waiting import wait_until
+from ..support.waiting import PATIENCE, wait_until
 
 # -- qué se sirve -------------------------------------------------------------------------------------------
 
@@ -262,6 +263,13 @@ def responder(texto):
 }
 
 
+FILL_ERRORS = """
+try:
+    while True: os.write(2, b"x")
+except BlockingIOError: pass
+"""
+
+
 @pytest.mark.parametrize("processes", [[], ["--procesos", "2"]], ids=["uno", "varios"])
 @pytest.mark.parametrize("what", ["service", "certificate", "port"])
 def test_what_it_leaves_behind_does_not_hide_that_it_cannot_be_served(
@@ -278,7 +286,8 @@ def test_what_it_leaves_behind_does_not_hide_that_it_cannot_be_served(
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="este sistema no tiene fork")
 @pytest.mark.parametrize("threads", ["0", "5"])
-def test_a_process_it_creates_neither_keeps_the_port_nor_heeds_our_signals(tmp_path: Path, threads: str) -> None:
+@pytest.mark.parametrize("processes", [[], ["--procesos", "1"]], ids=["uno", "varios"])
+def test_a_process_it_creates_keeps_nothing_of_ours(tmp_path: Path, processes: list[str], threads: str) -> None:
     # Como los de multiprocessing, que en Linux nacen así.
     write(
         tmp_path / "mio.py",
@@ -289,16 +298,31 @@ def test_a_process_it_creates_neither_keeps_the_port_nor_heeds_our_signals(tmp_p
         "    while not child: signal.pause()\n"
         "    return str(child)",
     )
-    options = ("--servicio", "mio:f", "--hilos", threads)
+    options = ("--servicio", "mio:f", "--hilos", threads, "--metricas", "127.0.0.1:0", *processes)
     with running_server(*options, cwd=tmp_path) as (server, port), connect(port) as sock:
         child = int(ask(sock, ""))
-        server.signal(signal.SIGKILL)
+        server.wait_for("/metrics\n")
+        metrics = server.output.rpartition(":")[2].partition("/")[0]
+        for pid in {server.process.pid, *children_of(server.process.pid)} - {child}:
+            os.kill(pid, signal.SIGKILL)
         server.wait()
+        assert receive_all(sock) == b""
     assert alive(child)
-    with running_server("--puerto", str(port)):
+    with running_server("--puerto", str(port), "--metricas", f"127.0.0.1:{metrics}"):
         pass
     os.kill(child, signal.SIGTERM)
     wait_until(lambda: not alive(child), "que acabe")
+
+
+def test_one_that_cannot_be_served_ends_though_nobody_reads_why(tmp_path: Path) -> None:
+    write(
+        tmp_path / "mio.py", "import os\nos.set_blocking(2, False)\n" + FILL_ERRORS + "os.set_blocking(2, True)\nfalta"
+    )
+    reader, writer = os.pipe()
+    command = [*SERVER, "--servicio", "mio:f"]
+    with open(reader, "rb"), subprocess.Popen(command, stderr=writer, cwd=tmp_path, env=environment()) as process:
+        os.close(writer)
+        assert process.wait(PATIENCE) == 1
 
 
 @pytest.mark.parametrize("source", STUBBORN.values(), ids=STUBBORN)
