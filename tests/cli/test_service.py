@@ -265,7 +265,7 @@ def responder(texto):
 
 FILL_ERRORS = """
 try:
-    while True: os.write(2, b"x")
+    while True: os.write(2, b"x" * 4096)  # de página en página: no queda sitio ni para una letra
 except BlockingIOError: pass
 """
 
