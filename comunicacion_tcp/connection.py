@@ -543,15 +543,6 @@ class Introduction(asyncio.Protocol):
         self.cut()
 
 
-def descriptor_of(member: Connection | Introduction | Handshake) -> int:
-    """El de su conexión; -1 si aún no la tiene, o ya se cerró."""
-    transport = getattr(member, "_transport", None)
-    with contextlib.suppress(RuntimeError):  # así dice uvloop que se cerró
-        if transport and (sock := transport.get_extra_info("socket")):
-            return int(sock.fileno())
-    return -1
-
-
 class Handshake:
     """Un saludo de TLS a medias: ocupa sitio como una conversación, tiene plazo y no se espera a que acabe."""
 
@@ -608,6 +599,15 @@ class Handshake:
         if self._timer:
             self._timer.cancel()
             self._timer = None
+
+
+def descriptor_of(member: Connection | Introduction | Handshake) -> int:
+    """El descriptor de su conexión; -1 si aún no la tiene, o ya se cerró."""
+    transport = getattr(member, "_transport", None)
+    with contextlib.suppress(RuntimeError):  # así dice uvloop que se cerró
+        if transport and (sock := transport.get_extra_info("socket")):
+            return int(sock.fileno())
+    return -1
 
 
 class _Farewell:

@@ -7,6 +7,7 @@ el final. Los procesos de ``--procesos`` comparten los suyos a propósito (``sup
 
 from __future__ import annotations
 
+import contextlib
 import os
 import weakref
 from collections.abc import Callable, Iterable
@@ -25,11 +26,12 @@ def keep_from_children(owner: Owner, descriptors: Callable[[Owner], Iterable[int
 def release(descriptors: Iterable[int]) -> None:
     """Suelta lo que haya detrás de cada descriptor (los negativos no son de nada). El número sigue abierto, hacia
     ninguna parte: quien lo tenga puede cerrarlo sin cerrar lo de otro."""
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for number in descriptors:
-        if number >= 0:
-            os.dup2(nowhere, number, inheritable=False)
-    os.close(nowhere)
+    with contextlib.suppress(OSError):  # sin descriptores ni para esto: se queda con ellos
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for number in descriptors:
+            if number >= 0:
+                os.dup2(nowhere, number, inheritable=False)
+        os.close(nowhere)
 
 
 def _be_born() -> None:

@@ -200,7 +200,7 @@ async def _serve(
         tls = tls_of(options)
     except BadTLSFile as error:
         return _cannot(post, bad_tls_file(error))
-    lent = post.sockets if post else systemd.sockets
+    given = post.sockets if post else systemd.sockets
     server = Server(
         service,
         options.host,
@@ -209,7 +209,7 @@ async def _serve(
         observer=reporter,
         tls=tls,
         threads=options.hilos,
-        sockets=lent or None,
+        sockets=given or None,
         proxy_from=options.proxy_de,
     )
     try:
@@ -224,15 +224,15 @@ async def _serve(
         _handle_signals(loop, end.ask, signal.SIGTERM)  # las de la terminal son para el padre
     else:
         _handle_signals(loop, end.insist, *_SIGNALS)
-    _bear_strangers(lent)
+    _bear_strangers(given)
     try:
         await server.start()
     except NetworkError as error:
         if metrics:
             metrics.close()
         return _cannot(post, listening_failed(error))
-    from_systemd = bool(systemd.sockets)
-    reporter.listening(server.addresses, usual=is_usual_place(options), encrypted=tls is not None, lent=from_systemd)
+    lent = bool(systemd.sockets)
+    reporter.listening(server.addresses, usual=is_usual_place(options), encrypted=tls is not None, lent=lent)
     if metrics:
         metrics.serving()
         reporter.measuring(metrics.addresses)
@@ -375,7 +375,7 @@ def _handle_signals(loop: asyncio.AbstractEventLoop, handler: Callable[[], None]
         signal.signal(number, on_signal)
 
 
-def _bear_strangers(lent: list[socket.socket]) -> None:
+def _bear_strangers(given: list[socket.socket]) -> None:
     """Un proceso que cree el servicio (multiprocessing) no es de los nuestros: no atiende nuestras señales, ni se queda
     los sockets que nos dieron (los demás los suelta ``forks.py``)."""
 
@@ -383,7 +383,7 @@ def _bear_strangers(lent: list[socket.socket]) -> None:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C llega a todos: de este se ocupa quien lo creó
-        release(sock.fileno() for sock in lent)
+        release(sock.fileno() for sock in given)
 
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=be_born)

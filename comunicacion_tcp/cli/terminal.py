@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     import re
     from typing import TextIO
 
+INTERRUPTED = 128 + signal.SIGINT  # el código que da cualquier shell a quien acaba por Ctrl-C
+
 # Lo que una terminal obedece en vez de mostrar: controles C0 (menos el tabulador) y C1, DEL, los separadores de
 # línea y párrafo de Unicode, las marcas de sentido de escritura (UAX #9: reordenan lo que se lee) y los sustitutos.
 _UNSAFE = "[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
-INTERRUPTED = 128 + signal.SIGINT  # el código que da cualquier shell a quien acaba por Ctrl-C
 _SHORT = {"\n": r"\n", "\r": r"\r", "\x00": r"\0"}
 
 
