@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from ..support.modules import write
+from ..support.ports import listening_ports
 from ..support.programs import SERVER, Program, alive, children_of, environment, fails, run, running_server
 from ..support.sockets import ask, connect, receive, receive_all
 from ..support.waiting import PATIENCE, wait_until
@@ -300,18 +302,20 @@ def test_a_process_it_creates_keeps_nothing_of_ours(tmp_path: Path, processes: l
     )
     options = ("--servicio", "mio:f", "--hilos", threads, "--metricas", "127.0.0.1:0", *processes)
     with running_server(*options, cwd=tmp_path) as (server, port), connect(port) as sock:
-        child = int(ask(sock, ""))
         server.wait_for("/metrics\n")
-        metrics = server.output.rpartition(":")[2].partition("/")[0]
-        for pid in {server.process.pid, *children_of(server.process.pid)} - {child}:
-            os.kill(pid, signal.SIGKILL)
-        server.wait()
-        assert receive_all(sock) == b""
-    assert alive(child)
-    with running_server("--puerto", str(port), "--metricas", f"127.0.0.1:{metrics}"):
-        pass
-    os.kill(child, signal.SIGTERM)
-    wait_until(lambda: not alive(child), "que acabe")
+        child = int(ask(sock, ""))
+        try:
+            wait_until(lambda: not listening_ports(child), "que suelte los puertos")
+            for pid in {server.process.pid, *children_of(server.process.pid)} - {child}:
+                os.kill(pid, signal.SIGKILL)
+            server.wait()
+            assert receive_all(sock) == b""
+            assert alive(child)
+            os.kill(child, signal.SIGTERM)
+            wait_until(lambda: not alive(child), "que acabe")
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
 
 
 def test_one_that_cannot_be_served_ends_though_nobody_reads_why(tmp_path: Path) -> None:

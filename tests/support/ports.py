@@ -31,21 +31,22 @@ def default_port() -> Iterator[None]:
         yield
 
 
+def listening_ports(pid: int) -> list[int]:
+    """Los puertos IPv4 en que escucha un proceso (Linux, proc(5))."""
+    found = []
+    with contextlib.suppress(OSError):
+        sockets = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
+        for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:  # 0A es escuchar
+                found.append(int(fields[1].rpartition(":")[2], 16))
+    return found
+
+
 def listening_port(pid: int) -> int:
-    """El puerto IPv4 en que escucha un proceso que no puede decirlo (Linux, proc(5)); espera a que lo haga."""
-    found: list[int] = []
-
-    def look() -> bool:
-        with contextlib.suppress(OSError):
-            sockets = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
-            for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
-                fields = line.split()
-                if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:  # 0A es escuchar
-                    found.append(int(fields[1].rpartition(":")[2], 16))
-        return bool(found)
-
-    wait_until(look, "que escuche")
-    return found[0]
+    """El puerto en que escucha un proceso que no puede decirlo; espera a que lo haga."""
+    wait_until(lambda: listening_ports(pid), "que escuche")
+    return listening_ports(pid)[0]
 
 
 def _is_free() -> bool:
