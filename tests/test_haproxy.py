@@ -25,7 +25,7 @@ from .support.encrypted import Encrypted
 from .support.examples import ROOT, blocks
 from .support.haproxy import DEPLOY, Balancer, balancing, configured
 from .support.programs import SERVER, SILENT, Program, environment, run
-from .support.sockets import ask, connect, fill, receive, receive_all
+from .support.sockets import ask, connect, fill, free_port, receive, receive_all
 from .support.tools import need
 from .support.waiting import PATIENCE, wait_until
 
@@ -47,7 +47,7 @@ def server(*options: str, port: int = 0) -> Iterator[Program]:
 def three(*options: str) -> Iterator[list[Program]]:
     """Tres: ``uno``, ``dos`` y ``tres``."""
     with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(server(*options)) for _ in NAMES]
+        yield [stack.enter_context(server(*options, port=free_port())) for _ in NAMES]  # alguno muere y vuelve
 
 
 def accepted(program: Program) -> list[str]:

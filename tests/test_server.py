@@ -21,7 +21,7 @@ from comunicacion_tcp.server import Server
 from .support.fakes import FakeTransport, fake_connection
 from .support.loops import run_loop
 from .support.serving import served
-from .support.sockets import connect, fill, receive, receive_all, reset
+from .support.sockets import connect, fill, free_port, receive, receive_all, reset
 from .support.waiting import PATIENCE, wait_until
 
 BYE = "Conexión cerrada".encode()
@@ -501,10 +501,9 @@ def test_a_short_reply_does_not_wait_for_the_one_before() -> None:
 
 
 def test_a_restart_rebinds_at_once() -> None:
-    port = 0
+    port = free_port()
     for _ in range(3):
         with served(port=port) as running, connect(running.port) as sock:
-            port = running.port
             sock.sendall(b"DESCONEXION\n")
             assert receive_all(sock) == BYE + b"\n"  # el servidor cierra primero: el TIME_WAIT es suyo
 

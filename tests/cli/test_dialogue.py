@@ -32,7 +32,7 @@ from ..support.screen import (
     pasted,
 )
 from ..support.serving import served
-from ..support.sockets import foreign_server, receive_all
+from ..support.sockets import foreign_server, free_port, receive_all
 from ..support.tools import need
 from ..support.waiting import PATIENCE, wait_until
 
@@ -312,7 +312,7 @@ def test_what_is_typed_while_a_reply_is_due_does_not_mix_with_it(tmp_path: Path,
 
 
 def test_a_server_that_comes_back_while_typing(tmp_path: Path) -> None:
-    server = Program([*SERVER, "--host", "127.0.0.1", "--puerto", "0"])
+    server = Program([*SERVER, "--host", "127.0.0.1", "--puerto", str(free_port())])
     with server:
         port = server.port
         client = Screen(to(port), PROMPT_TOOLKIT, tmp_path)
@@ -335,7 +335,7 @@ def test_a_server_that_comes_back_while_typing(tmp_path: Path) -> None:
 
 @both
 def test_a_message_waits_for_the_server_to_come_back(tmp_path: Path, editor: str) -> None:
-    server = Program([*SERVER, "--host", "127.0.0.1", "--puerto", "0"])
+    server = Program([*SERVER, "--host", "127.0.0.1", "--puerto", str(free_port())])
     with server:
         port = server.port
         client = Screen(to(port), editor, tmp_path)
@@ -350,7 +350,7 @@ def test_a_message_waits_for_the_server_to_come_back(tmp_path: Path, editor: str
 
 
 def test_on_a_terminal_that_knows_nothing_it_comes_back_too() -> None:
-    server = Program([*SERVER, "--host", "127.0.0.1", "--puerto", "0"])
+    server = Program([*SERVER, "--host", "127.0.0.1", "--puerto", str(free_port())])
     with server:
         port = server.port
         client = Program(to(port), terminal=True)

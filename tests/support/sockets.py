@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import socket
 import struct
 import threading
@@ -107,6 +108,8 @@ def foreign_server(serve: Callable[[socket.socket], None]) -> Iterator[int]:
 
 
 def free_port() -> int:
-    """Un puerto en el que ahora no escucha nadie."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
+    """Un puerto en el que ahora no escucha nadie, y que el sistema no dará a quien le pida uno cualquiera: los suyos
+    empiezan en 32768 (Linux, ip_local_port_range) o en 49152 (RFC 6335)."""
+    while True:
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", random.randint(10000, 32000))) as sock:
+            return int(sock.getsockname()[1])
