@@ -16,7 +16,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import IO, Any, NoReturn
+from typing import IO, Any
 
 from .terminal import complain
 
@@ -33,6 +33,7 @@ _RETRY = 1.0  # segundos hasta volver a probar con una salida que dio error: un 
 # Segundos que puede durar una escritura que el sistema dijo que no esperaría: entre mirar si una tubería admite algo y
 # escribirlo, otro proceso puede llenarla.
 _STUCK = 0.2
+_AGAIN = 0.1  # segundos entre avisos de que venció ese plazo: a una persona, otra décima no le dice nada
 _FAREWELL = 1.0  # segundos que se espera al acabar a que salga lo último: de sobra si alguien lo lee
 
 
@@ -182,11 +183,17 @@ def not_for_long(seconds: float) -> Iterator[None]:
         yield
         return
 
-    def give_up(*_: object) -> NoReturn:
-        raise TimeoutError(errno.ETIME, os.strerror(errno.ETIME))
+    given_up = False
+
+    def give_up(*_: object) -> None:
+        nonlocal given_up
+        if not given_up:
+            given_up = True
+            raise TimeoutError(errno.ETIME, os.strerror(errno.ETIME))
 
     before = signal.signal(signal.SIGALRM, give_up)
-    timer = signal.setitimer(signal.ITIMER_REAL, seconds)
+    # Y se repite: si el proceso estaba parado, el sistema puede dar el primer aviso a otro hilo, y este no se entera.
+    timer = signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)
     try:
         yield
     finally:

@@ -485,6 +485,17 @@ def test_a_write_that_was_not_to_wait_and_waits_is_abandoned(monkeypatch: pytest
         assert reader.read(100) == b"hola" + os.linesep.encode()
 
 
+def test_a_deadline_insists_and_is_heeded_once() -> None:
+    # El primer aviso puede recibirlo otro hilo, y el que espera no se entera; y después de uno no debe venir otro.
+    with pytest.raises(TimeoutError), not_for_long(PATIENCE):
+        assert signal.getitimer(signal.ITIMER_REAL)[1] > 0
+        try:
+            signal.raise_signal(signal.SIGALRM)
+        finally:
+            signal.raise_signal(signal.SIGALRM)
+    assert signal.getitimer(signal.ITIMER_REAL)[1] == 0
+
+
 def test_a_deadline_is_off_before_nobody_heeds_it(monkeypatch: pytest.MonkeyPatch) -> None:
     set_handler, left = signal.signal, []
 
