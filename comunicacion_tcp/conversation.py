@@ -497,12 +497,13 @@ class Conversation:
 
     def _receive_end(self) -> None:
         """El fin de la entrada acaba la última respuesta. Con TLS, solo si el servidor avisó: si no, quizá la cortó
-        otro. Y un corte no acaba la de un servidor que las acaba en salto de línea."""
-        if self._session:
-            whole = self._session.peer_closed
+        otro. Sin TLS, un corte no dice más que el silencio: no acaba la de un servidor que las acaba en salto de
+        línea."""
+        if not self._server_ended or (self._session and not self._session.peer_closed):
+            return
+        if self._cut_by and not self._session:
+            self._protocol.receive_silence()
         else:
-            whole = self._cut_by is None or not self._protocol.server_sends_lines
-        if self._server_ended and whole:
             self._protocol.receive_eof()
 
     # -- lo que va mal --------------------------------------------------------------------------------------

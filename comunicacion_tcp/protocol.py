@@ -546,11 +546,6 @@ class ClientProtocol:
             self._end_reply()
 
     @property
-    def server_sends_lines(self) -> bool:
-        """Si el servidor ha acabado ya alguna respuesta en salto de línea."""
-        return self._server_sends_lines
-
-    @property
     def awaiting_silence(self) -> bool:
         """Si hay una respuesta empezada que el silencio daría por acabada."""
         return bool(self._pending) and not self._server_sends_lines

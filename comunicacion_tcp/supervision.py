@@ -307,15 +307,15 @@ class Supervision:
     def _look_at(self, worker: Worker, now: float) -> None:
         if worker.state == KILLED:
             return
+        leaving = worker.state in (RETIRING, CLOSING)
         if worker.state == STARTING:
             silent = now - worker.since
             hung = silent >= START_PATIENCE
         else:
             silent = now - worker.heard
-            leaving = worker.state in (RETIRING, CLOSING)
             # Acabado su bucle calla, y aún puede esperar a la salida y al servicio.
             hung = silent >= max(worker.limits.worker_timeout, END_PATIENCE if leaving else 0)
-        if worker.state in (RETIRING, CLOSING):
+        if leaving:
             if not worker.deadline:
                 worker.deadline = now + self._patience(worker)
             if worker.state == RETIRING and now >= worker.deadline:
@@ -360,7 +360,8 @@ class Supervision:
                 continue
             living = self._of(generation, STARTING, SERVING)
             first = not any(one.first for one in living)
-            allowed = self._plans[generation].wanted if self._of(generation, SERVING) else 1  # primero, uno
+            begun = any(one.state == SERVING for one in living)
+            allowed = self._plans[generation].wanted if begun else 1  # primero, uno
             for _ in range(allowed - len(living)):
                 row = next(number for number in range(len(rows) + 1) if number not in rows)
                 rows.add(row)

@@ -240,8 +240,22 @@ def test_a_server_that_hangs_up(talk: Talk, close: Callable[[socket.socket], Non
             assert client.say_goodbye() == []
 
 
-def test_half_a_reply_that_is_cut_is_not_a_reply(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
+def once_read(monkeypatch: pytest.MonkeyPatch, what: bytes) -> threading.Event:
+    """Se cumple cuando un cliente ha leído ``what``: un corte antes tiraría lo que el cliente no ha leído aún."""
     read = threading.Event()
+
+    def receive_data(protocol: ClientProtocol, data: bytes) -> None:
+        real(protocol, data)
+        if what in data:
+            read.set()
+
+    real = ClientProtocol.receive_data
+    monkeypatch.setattr(ClientProtocol, "receive_data", receive_data)
+    return read
+
+
+def test_half_a_reply_that_is_cut_is_not_a_reply(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = once_read(monkeypatch, b"DO")
 
     def serve(sock: socket.socket) -> None:
         with sock.makefile("rb") as lines:
@@ -249,16 +263,9 @@ def test_half_a_reply_that_is_cut_is_not_a_reply(talk: Talk, monkeypatch: pytest
             sock.sendall(b"UNO\n")
             lines.readline()
             sock.sendall(b"DO")
-            assert read.wait(10)  # un corte antes tiraría lo que el cliente no ha leído aún
+            assert read.wait(10)
         reset(sock)
 
-    def receive_data(protocol: ClientProtocol, data: bytes) -> None:
-        real(protocol, data)
-        if b"D" in data:
-            read.set()
-
-    real = ClientProtocol.receive_data
-    monkeypatch.setattr(ClientProtocol, "receive_data", receive_data)
     with foreign_server(serve) as port, talk(port, PATIENT) as client:
         assert client.send("uno") == "UNO"
         with pytest.raises(ConnectionLost):
@@ -309,20 +316,14 @@ def test_a_server_that_never_stops_talking_does_not_keep_us(talk: Talk) -> None:
 def test_what_arrived_before_a_cut_is_not_lost(
     talk: Talk, farewell: str, leaving: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = threading.Event()
+    read = once_read(monkeypatch, farewell.encode())
 
     def serve(sock: socket.socket) -> None:
         sock.recv(1024)
         sock.sendall(farewell.encode())
-        assert read.wait(10)  # un corte antes tiraría lo que el cliente no ha leído aún
+        assert read.wait(10)
         reset(sock)
 
-    def receive_data(protocol: ClientProtocol, data: bytes) -> None:
-        real(protocol, data)
-        read.set()
-
-    real = ClientProtocol.receive_data
-    monkeypatch.setattr(ClientProtocol, "receive_data", receive_data)
     with foreign_server(serve) as port, talk(port, Limits(reply_silence=5, reply_timeout=5)) as client:
         assert (client.say_goodbye() if leaving else [client.send("hola")]) == ["Adios"]
 

@@ -23,7 +23,7 @@ from comunicacion_tcp.cli.output import Backlog, CarefulOutput, Output, Turn, by
 from ..support.examples import ROOT
 from ..support.ports import listening_port
 from ..support.programs import SERVER, Program, environment, insist, running_server
-from ..support.sockets import connect, fill, receive_all
+from ..support.sockets import connect, fill, fill_pipe, receive_all
 from ..support.waiting import PATIENCE, wait_until
 
 
@@ -469,11 +469,7 @@ def test_a_careful_output_that_is_closed_or_full_loses_nothing_but_its_lines() -
 
 def test_a_write_that_was_not_to_wait_and_waits_is_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:
     reading, writing = os.pipe()
-    os.set_blocking(writing, False)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            os.write(writing, b"x" * 4096)
-    os.set_blocking(writing, True)
+    fill_pipe(writing)
     with open(writing, "w") as stream, open(reading, "rb", buffering=0) as reader:
         output = CarefulOutput(stream, notice, Turn())
         monkeypatch.setattr(output, "_admits", lambda: True)  # otro proceso la llenó en medio

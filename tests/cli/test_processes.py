@@ -42,7 +42,7 @@ from ..support.programs import (
     running_server,
     state,
 )
-from ..support.sockets import ask, connect, fill, receive, receive_all
+from ..support.sockets import ask, connect, fill, fill_pipe, receive, receive_all
 from ..support.waiting import PATIENCE, wait_until
 
 # --plazo-proceso en las pruebas que lo agotan: con 1, en una máquina ocupada se pasa a veces un hijo sano.
@@ -660,11 +660,7 @@ def test_whatever_its_output_is_it_replaces_reloads_and_ends(redirection: str, t
         return len(now) == 2 and not now & before and replied()
 
     unread, full = os.pipe()
-    os.set_blocking(full, False)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            os.write(full, b"x")
-    os.set_blocking(full, True)
+    fill_pipe(full)
     command = shlex.join([*SERVER, "--host", f"unix:{path}", "--procesos", "2", "--registro", "json"])
     with subprocess.Popen(["bash", "-c", f"exec {command} {redirection}"], stdout=full, env=environment()) as process:
         parent = process.pid

@@ -18,7 +18,7 @@ import pytest
 from ..support.modules import write
 from ..support.ports import listening_ports
 from ..support.programs import SERVER, Program, alive, children_of, environment, fails, run, running_server
-from ..support.sockets import ask, connect, receive, receive_all
+from ..support.sockets import ask, connect, fill_pipe, receive, receive_all
 from ..support.waiting import PATIENCE, wait_until
 
 # -- qué se sirve -------------------------------------------------------------------------------------------
@@ -265,13 +265,6 @@ def responder(texto):
 }
 
 
-FILL_ERRORS = """
-try:
-    while True: os.write(2, b"x" * 4096)  # de página en página: no queda sitio ni para una letra
-except BlockingIOError: pass
-"""
-
-
 @pytest.mark.parametrize("processes", [[], ["--procesos", "2"]], ids=["uno", "varios"])
 @pytest.mark.parametrize("what", ["service", "certificate", "port"])
 def test_what_it_leaves_behind_does_not_hide_that_it_cannot_be_served(
@@ -319,14 +312,13 @@ def test_a_process_it_creates_keeps_nothing_of_ours(tmp_path: Path, processes: l
 
 
 def test_one_that_cannot_be_served_ends_though_nobody_reads_why(tmp_path: Path) -> None:
-    write(
-        tmp_path / "mio.py", "import os\nos.set_blocking(2, False)\n" + FILL_ERRORS + "os.set_blocking(2, True)\nfalta"
-    )
+    write(tmp_path / "mio.py", "falta")
     reader, writer = os.pipe()
-    command = [*SERVER, "--servicio", "mio:f"]
-    with open(reader, "rb"), subprocess.Popen(command, stderr=writer, cwd=tmp_path, env=environment()) as process:
-        os.close(writer)
-        assert process.wait(PATIENCE) == 1
+    with open(reader, "rb"), open(writer, "wb"):
+        fill_pipe(writer)
+        command = [*SERVER, "--servicio", "mio:f"]
+        done = subprocess.run(command, stderr=writer, cwd=tmp_path, env=environment(), timeout=PATIENCE)
+    assert done.returncode == 1
 
 
 @pytest.mark.parametrize("source", STUBBORN.values(), ids=STUBBORN)

@@ -124,10 +124,10 @@ class Program:
 
     def wait_for(self, text: str, times: int = 1) -> None:
         """Espera a que ``text`` esté en la salida, ``times`` veces."""
-        try:
-            wait_until(lambda: self.output.count(text) >= times)
-        except AssertionError:
-            raise AssertionError(f"no dijo {text!r}; dijo {self.output!r} {self.errors!r}") from None
+        wait_until(
+            lambda: self.output.count(text) >= times,
+            lambda: f"que diga {text!r}; dijo {self.output!r} {self.errors!r}",
+        )
 
     @property
     def port(self) -> int:

@@ -73,17 +73,17 @@ class Screen(Program):
 
     def shows(self, *lines: str) -> None:
         """Espera a que la pantalla acabe con ``lines``, que van seguidas."""
-        try:
-            wait_until(lambda: self.lines[-len(lines) :] == list(lines))
-        except AssertionError:
-            raise AssertionError(f"no acaba en {lines!r}; se ve:\n" + "\n".join(self.lines)) from None
+        wait_until(
+            lambda: self.lines[-len(lines) :] == list(lines),
+            lambda: f"que acabe en {lines!r}; se ve:\n" + "\n".join(self.lines),
+        )
 
     def wait_for(self, text: str, times: int = 1) -> None:
         """Espera a que ``text`` se vea en la pantalla, ``times`` veces."""
-        try:
-            wait_until(lambda: "\n".join(self.lines).count(text) >= times)
-        except AssertionError:
-            raise AssertionError(f"no se ve {text!r}; se ve:\n" + "\n".join(self.lines)) from None
+        wait_until(
+            lambda: "\n".join(self.lines).count(text) >= times,
+            lambda: f"que se vea {text!r}; se ve:\n" + "\n".join(self.lines),
+        )
 
     def __enter__(self) -> Screen:
         return self

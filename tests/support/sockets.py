@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import socket
 import struct
@@ -58,6 +59,16 @@ def fill(sock: socket.socket, data: bytes = b"x" * 65535 + b"\n") -> None:
             except BlockingIOError:
                 quiet += 1
                 threading.Event().wait(0.01)
+
+
+def fill_pipe(writer: int) -> None:
+    """Escribe en una tubería que nadie lee hasta que no le cabe ni una letra; queda con bloqueo."""
+    os.set_blocking(writer, False)
+    for size in (4096, 1):
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writer, b"x" * size)
+    os.set_blocking(writer, True)
 
 
 def reset(sock: socket.socket) -> None:

@@ -8,9 +8,14 @@ from collections.abc import Callable
 PATIENCE = 30.0  # segundos: solo los agota una prueba que va a fallar
 
 
-def wait_until(condition: Callable[[], object], what: str = "la condición", patience: float = PATIENCE) -> None:
-    """Vuelve cuando ``condition()`` se cumple; si no lo hace a tiempo, ``AssertionError`` diciendo qué faltó."""
+def wait_until(
+    condition: Callable[[], object], what: str | Callable[[], str] = "la condición", patience: float = PATIENCE
+) -> None:
+    """Vuelve cuando ``condition()`` se cumple; si no lo hace a tiempo, ``AssertionError`` diciendo qué faltó.
+
+    ``what``: qué es, o una función que lo dice con lo que haya entonces.
+    """
     deadline = time.monotonic() + patience
     while not condition():
-        assert time.monotonic() < deadline, f"no llegó a cumplirse: {what}"
+        assert time.monotonic() < deadline, f"no llegó a cumplirse: {what() if callable(what) else what}"
         time.sleep(0.005)
