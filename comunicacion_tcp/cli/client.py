@@ -64,6 +64,9 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     try:
         answer_interrupts()
         prepare_streams()
+        if sys.stdout is None:  # cerrada (`>&-`): enviar algo cuya respuesta no se va a ver sería perderla
+            complain("No se puede seguir: la salida está cerrada. Si no la quieres, llévala a /dev/null.")
+            return NETWORK
         place = plain_pipe(sys.argv[1:] if argv is None else argv)
         if place is not None:
             client = _relay()(**place)

@@ -13,7 +13,7 @@ import time
 from ..client import Client
 from ..errors import ConnectionLost, NetworkError
 from ..protocol import ERROR_START
-from .terminal import escape, is_terminal, say
+from .terminal import escape, is_terminal, raw_of, say, write_whole
 
 # Segundos: la respuesta ya se tiene, y a un servidor ajeno que ni contesta ni cierra no se le espera.
 _GOODBYE_TIMEOUT = 0.5
@@ -34,12 +34,11 @@ class Answer:
 
     def write(self) -> None:
         """Escribe la respuesta sola. En una terminal, escapada; si no, en UTF-8 y con un salto de línea."""
-        output = getattr(sys.stdout, "buffer", None)
-        if is_terminal(sys.stdout) or output is None:
+        raw = raw_of(sys.stdout)
+        if is_terminal(sys.stdout) or raw is None:
             say(escape(self.reply))
         else:
-            output.write(self.reply.encode() + b"\n")
-            output.flush()
+            write_whole(raw, self.reply.encode() + b"\n")
 
     def write_json(self) -> None:
         """Escribe una línea que es un objeto JSON."""

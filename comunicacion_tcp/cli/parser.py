@@ -6,14 +6,16 @@ Aquí no hay opciones de ningún programa; cada uno define las suyas una vez, en
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import re
+import sys
 from collections.abc import Callable
 
 from .. import __version__
 from ..addresses import Peer, can_be_host, unix_host, unix_path
 from .sentences import reason
-from .terminal import escape
+from .terminal import complain, escape, say
 
 TYPE_CHECKING = False  # como la de typing, sin pagar su importación
 if TYPE_CHECKING:
@@ -177,6 +179,16 @@ class SpanishParser(argparse.ArgumentParser):
             width = max(self._width, _NARROWEST)
             lines += textwrap.wrap(meaning, width, initial_indent=f"  {code:<5}", subsequent_indent=" " * 7)
         return "\n".join(lines) + "\n" if self.exit_codes else ""
+
+    def _print_message(self, message: str, file: object = None) -> None:
+        """Como en argparse: ahí escriben la ayuda, la versión y las quejas. Lo que no se pueda escribir se dice."""
+        if file is not sys.stdout:
+            complain(message.removesuffix("\n"))
+            return
+        try:
+            say(message, end="")
+        except OSError as error:
+            self.exit(1, "" if error.errno == errno.EPIPE else f"{self.prog}: no se puede escribir: {reason(error)}.\n")
 
     def error(self, message: str) -> NoReturn:
         for pattern, spanish in _ERRORS:

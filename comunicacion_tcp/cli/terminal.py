@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import sys
 
 TYPE_CHECKING = False  # como la de typing, sin pagar su importación
 if TYPE_CHECKING:
     import re
+    from io import RawIOBase
     from typing import TextIO
 
 INTERRUPTED = 128 + signal.SIGINT  # el código que da cualquier shell a quien acaba por Ctrl-C
@@ -94,16 +96,46 @@ def _prepare(stream: TextIO | None, errors: str, newline: str | None = None) -> 
 def say(text: str, end: str = "\n") -> None:
     """Escribe en la salida, y que se vea ya. Error: ``OSError`` si la salida no lo admite."""
     if sys.stdout is not None:
-        sys.stdout.write(text + end)
-        sys.stdout.flush()
+        _write(sys.stdout, text + end)
 
 
 def complain(text: str) -> None:
     """Escribe una línea en la salida de errores; si no se puede, no hay a quién decírselo."""
     if sys.stderr is not None:
         with contextlib.suppress(OSError, ValueError):  # ValueError: alguien la cerró
-            sys.stderr.write(text + "\n")
-            sys.stderr.flush()
+            _write(sys.stderr, text + "\n")
+
+
+def _write(stream: TextIO, text: str) -> None:
+    raw = raw_of(stream)
+    if raw is None or os.name == "nt":  # en Windows, los saltos de línea y los acentos de la consola los pone Python
+        stream.write(text)
+        stream.flush()
+    else:
+        write_whole(raw, text.encode(stream.encoding, stream.errors or "strict"))
+
+
+def raw_of(stream: TextIO | None) -> RawIOBase | None:
+    """Donde ``write_whole`` puede escribir los bytes de ``stream``; ``None`` si es de otro programa, que solo admite
+    texto (IDLE)."""
+    buffer = getattr(stream, "buffer", None)
+    raw: RawIOBase | None = getattr(buffer, "raw", buffer)  # con «python -u» no hay búfer en medio
+    return raw
+
+
+def write_whole(raw: RawIOBase, data: bytes) -> None:
+    """Escribe ``data`` hasta el último byte. Si ahora no cabe, espera: quien nos lanzó pudo dejar la salida sin bloqueo
+    (lo es para todos los que la tienen abierta: quitárselo aquí se lo quitaría a él). Error: ``OSError``.
+
+    Va por debajo de los búferes de Python: ellos, en ese caso, pierden lo que no cupo (PEP 3116).
+    """
+    rest = memoryview(data)
+    while rest:
+        size = raw.write(rest)
+        if size is None:
+            select.select([], [raw], [])
+        else:
+            rest = rest[size:]
 
 
 def is_terminal(stream: TextIO | None) -> bool:
