@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from .errors import CertificateRejected as CertificateRejected
     from .errors import ComunicacionError as ComunicacionError
     from .errors import ConnectionLost as ConnectionLost
+    from .errors import HTTPRequest as HTTPRequest
     from .errors import MessageError as MessageError
     from .errors import NetworkError as NetworkError
     from .errors import NotUTF8 as NotUTF8
@@ -111,6 +112,7 @@ _HOMES = {
     "Client": "client",
     "ComunicacionError": "errors",
     "ConnectionLost": "errors",
+    "HTTPRequest": "errors",
     "Limits": "limits",
     "MessageError": "errors",
     "NetworkError": "errors",

@@ -50,7 +50,8 @@ PROXY_HEADERS_BAD = {
 }
 ACCEPT_ERRORS = _next()
 MESSAGES = {
-    result: _next() for result in ("ok", "not_utf8", "too_long", "too_slow", "service_failed", "service_timed_out")
+    result: _next()
+    for result in ("ok", "not_utf8", "too_long", "too_slow", "http", "service_failed", "service_timed_out")
 }
 RECEIVED_BYTES = _next()
 SENT_BYTES = _next()

@@ -42,6 +42,7 @@ class Owner(Protocol):
     service: Service
     limits: Limits
     lines_only: bool | None
+    allow_http: bool
     observer: Observer
     stopping: bool
     _loop: asyncio.AbstractEventLoop
@@ -118,7 +119,11 @@ class Connection(asyncio.Protocol):
     def __init__(self, server: Owner, peer: Peer) -> None:
         self._server = server
         self._conversation = ServerProtocol(
-            server.service, server.limits, lines_only=server.lines_only, deferred=server._deferred
+            server.service,
+            server.limits,
+            lines_only=server.lines_only,
+            deferred=server._deferred,
+            allow_http=server.allow_http,
         )
         self._peer = peer
         self._timer: asyncio.TimerHandle | None = None  # el del silencio o, despidiéndose, el del cierre

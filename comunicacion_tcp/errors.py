@@ -9,6 +9,7 @@ lee una persona, con qué hacer después, están en ``cli/sentences.py``.
     │   ├── NotUTF8                 del otro extremo
     │   ├── TooLong                 del otro extremo
     │   ├── TooSlow                 del otro extremo; además termina la conversación
+    │   ├── HTTPRequest             del otro extremo; además termina la conversación
     │   └── ServiceFailed           nuestra: el servicio falló o devolvió algo que no es un mensaje
     │       └── ServiceTimedOut         no respondió a tiempo
     ├── Refusal                 esa conexión recibe «ERROR: ...» y se cierra
@@ -75,6 +76,14 @@ class TooSlow(BadMessage):
     def __init__(self, seconds: float) -> None:
         super().__init__(f"el mensaje no acabó en {seconds:g} s; se cierra la conexión")
         self.seconds = seconds
+
+
+class HTTPRequest(BadMessage):
+    """La conversación empezó por una petición de HTTP: la de un navegador, al que cualquier página web puede mandar que
+    la haga."""
+
+    def __init__(self) -> None:
+        super().__init__("esto es HTTP, y este servidor no lo habla; se cierra la conexión")
 
 
 class ServiceFailed(BadMessage):

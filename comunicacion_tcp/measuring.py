@@ -22,6 +22,7 @@ from .errors import (
     BadProxyHeader,
     BadService,
     BadTLSFile,
+    HTTPRequest,
     NotUTF8,
     OnlyThroughBalancer,
     Refusal,
@@ -45,6 +46,7 @@ _RESULTS: dict[type[BadMessage], int] = {
     NotUTF8: board.MESSAGES["not_utf8"],
     TooLong: board.MESSAGES["too_long"],
     TooSlow: board.MESSAGES["too_slow"],
+    HTTPRequest: board.MESSAGES["http"],
     ServiceTimedOut: board.MESSAGES["service_timed_out"],
 }
 _REFUSALS: dict[type[Refusal], str] = {
@@ -177,6 +179,7 @@ class MeasuredConnection(Connection):
             server.service,
             server.limits,
             lines_only=server.lines_only,
+            allow_http=server.allow_http,
             deferred=server._deferred,
         )
 

@@ -22,10 +22,14 @@ carácter y los bytes son los mismos.
     líneas        media línea                    nada: se guarda                    líneas
     cualquiera    línea DESCONEXION              despedida                          terminada
     líneas        mensaje demasiado largo        ERROR; se salta hasta su final     líneas
+    cualquiera    primera línea, de HTTP         ERROR                              terminada
     por decidir   plazo, carácter a medias       ERROR                              por decidir
     líneas        plazo, mensaje a medias        ERROR                              terminada
     cualquiera    fin de la entrada              el último mensaje                  terminada
     terminada     lo que sea                     nada                               terminada
+
+Solo se mira si es de HTTP la primera línea de una conversación: hasta ella ``unsettled`` es cierto, y el camino rápido,
+que exige que no lo sea, no lo paga con cada mensaje.
 
 El tiempo entra de fuera: quien usa el objeto mira ``awaiting_silence`` y, si el otro extremo calla
 ``limits.goodbye_silence`` segundos, llama a ``receive_silence()``; y si ``unfinished`` dura
@@ -46,7 +50,7 @@ import codecs
 from collections import deque
 from collections.abc import Callable
 
-from .errors import BadMessage, MessageError, NotUTF8, ServiceFailed, ServiceTimedOut, TooLong, TooSlow
+from .errors import BadMessage, HTTPRequest, MessageError, NotUTF8, ServiceFailed, ServiceTimedOut, TooLong, TooSlow
 from .limits import DEFAULT_LIMITS, Limits
 from .services import Function, Service, as_service, uppercase
 
@@ -61,6 +65,11 @@ ERROR_START = "ERROR: "  # como empieza lo que se responde en vez de la respuest
 _GOODBYE = GOODBYE.encode()
 _GOODBYE_LINE = rb"(?m)^" + _GOODBYE + rb"(\r?\n)"  # sin compilar: el cliente no la usa, y re la recuerda
 _GOODBYE_START = _GOODBYE + b"\r"  # lo que puede preceder al "\n" de una línea de despedida
+# La primera línea de una petición (RFC 9112, 3). El método más largo de los registrados en IANA tiene 17 letras.
+_REQUEST_START = rb"([A-Z-]{1,20} [^ \n])[^ \n]*"
+_REQUEST_LINE = _REQUEST_START + rb" HTTP/[0-9]\.[0-9]\r?\n"
+_REQUEST_END = 10  # bytes como mucho desde «HTTP/», con su terminador
+_GIST = 64  # bytes que se guardan de una primera línea ya respondida, o que no cabe: más de los que hacen falta
 _FEW_BYTES = 512  # un bloque así ya no se parte más: ir mensaje a mensaje cuesta lo que seguir partiendo
 _SHORT_MESSAGE = 32  # bytes: con mensajes así, en un turno se acaban a la vez los mensajes y los bytes que se miran
 _WORST_TAIL = 3  # un carácter UTF-8 sin acabar tiene como mucho 3 bytes (RFC 3629)
@@ -77,12 +86,14 @@ class ServerProtocol:
     ``service``: un ``Service`` o una función ``str -> str``. ``lines_only``: si la conversación nace decidida por
     líneas; por defecto, solo si el servicio no trabaja carácter a carácter. ``deferred``: si los mensajes se preguntan,
     en vez de llamar a la función (que entonces puede ser ``async``); uno con atajo no espera a nada, y no se pregunta.
+    ``allow_http``: si se admite que empiece por una petición de HTTP.
     """
 
     __slots__ = (
         "_answered",
         "_decided",
         "_deferred",
+        "_first",
         "_limit",
         "_limits",
         "_owed_terminator",
@@ -106,6 +117,7 @@ class ServerProtocol:
         *,
         lines_only: bool | None = None,
         deferred: bool = False,
+        allow_http: bool = False,
     ) -> None:
         self._service = as_service(service)
         self._deferred = deferred and not self._service.block
@@ -118,7 +130,8 @@ class ServerProtocol:
         # llegue será "\r\n".
         self._skipped: bytes | None = None
         self._unread = b""  # líneas recibidas que esperan otro turno, y lo que llegó detrás
-        self._answered = b""  # por decidir: principio de la primera línea ya respondido, hasta donde puede importar
+        self._first = not allow_http  # si sigue en su primera línea, y hay que mirar si es de HTTP
+        self._answered = b""  # el principio de la primera línea que ya se respondió o se tiró: lo que importa de él
         # Inmutables y vacíos: no ocupan nada en cada conexión que se porta bien.
         self.bad_messages: tuple[BadMessage, ...] = ()
         """Los errores que ``take_bad_messages()`` aún no ha contado."""
@@ -132,7 +145,7 @@ class ServerProtocol:
         """Si la conversación terminó: no se responderá nada más."""
         self.said_goodbye = False
         """Si terminó con ``DESCONEXION``."""
-        self.unsettled = False
+        self.unsettled = self._first
         """Si queda algo a medias, por contar o por terminar. Lo normal es que no, y así basta mirar esto."""
 
     # -- lo que entra ---------------------------------------------------------------------------------------
@@ -189,6 +202,7 @@ class ServerProtocol:
         self._service = service
         self._deferred = deferred and not service.block
         self._decided = self._decided or not service.by_character
+        self._settle(b"")
 
     def receive_silence(self) -> bytes:
         """El otro extremo lleva callado ``limits.goodbye_silence`` segundos. Devuelve los bytes que enviar."""
@@ -278,13 +292,20 @@ class ServerProtocol:
         rest, answered, self._answered = self._take_pending(), self._answered, b""
         if rest == _GOODBYE or answered + rest == _GOODBYE:
             return self._say_goodbye(b"")
+        if self._first and _is_request(rest + b"\n"):
+            return self._refuse(rest)
         reply = self._answer(rest) if rest else b""
         self.ended = not self.busy
         return reply
 
     def _settle(self, reply: bytes) -> bytes:
         self.unsettled = bool(
-            self._pending or self.busy or self.bad_messages or self._skipped is not None or self.ended
+            self._pending
+            or self.busy
+            or self.bad_messages
+            or self._skipped is not None
+            or self.ended
+            or (self._first and self._decided)
         )
         return reply
 
@@ -312,22 +333,22 @@ class ServerProtocol:
         return self._answer_piece(piece[:whole]) if whole else b""
 
     def _answer_piece(self, piece: bytes) -> bytes:
-        # Con un byte más que la despedida ya se sabe que la línea no puede serlo.
-        self._answered = (self._answered + piece)[: len(_GOODBYE_START) + 1]
+        self._remember(piece)
         return self._answer(piece)
 
     def _decide(self, data: bytes) -> bytes:
         """El primer ``\\n``: desde aquí, líneas."""
         self._decided = True
-        answered, self._answered = self._answered, b""
-        if not answered:
+        if not self._answered:
             return self._receive_lines(data)
         # Parte de esta línea ya está respondida: lo que falta se responde como su continuación.
         end = data.index(b"\n") + 1
         line = self._take_pending() + data[:end]
-        goodbye = _find_goodbye(answered + line)
+        goodbye = _find_goodbye(self._answered + line)
         if goodbye:
             return self._say_goodbye(goodbye[1])
+        if self._was_request(line):
+            return self._refuse(line)
         return self._answer(line) + self._receive(data[end:])
 
     # -- líneas ---------------------------------------------------------------------------------------------
@@ -338,7 +359,10 @@ class ServerProtocol:
         end = data.rfind(b"\n") + 1
         reply = b""
         if end:
-            reply = self._answer_lines(self._take_pending() + data[:end])
+            block = self._take_pending() + data[:end]
+            if self._first and self._was_request(block):
+                return self._refuse(block[: block.find(b"\n") + 1])
+            reply = self._answer_lines(block)
             if self.ended:
                 return reply
             if self.busy:
@@ -347,7 +371,9 @@ class ServerProtocol:
         self._keep(data[end:])
         if self._is_too_long(self._pending):
             # Se responde el error en cuanto se sabe y se tira el resto del mensaje, que ya no ocupa memoria.
-            self._skipped, self._pending = bytes(self._pending[-1:]), b""
+            skipped = self._take_pending()
+            self._skipped = skipped[-1:]
+            self._remember(skipped)
             reply += self._error(TooLong(self._limit))
         return reply
 
@@ -386,10 +412,40 @@ class ServerProtocol:
         end = data.find(b"\n") + 1
         if not end:
             self._skipped = data[-1:] or skipped
+            self._remember(data)
             return b""
         self._skipped = None
         _, terminator = _split_terminator(skipped + data[:end])
+        if self._first and self._was_request(data):
+            self.ended = True  # su error ya se envió: no caber
+            return terminator
         return terminator + self._receive_lines(data[end:])
+
+    # -- quien empieza por una petición de HTTP -------------------------------------------------------------
+
+    def _remember(self, start: bytes) -> None:
+        """``start``, de la primera línea, se responde o se tira. Queda lo que al acabar la línea dirá si era una
+        despedida o una petición: del destino de una petición, que puede ser larguísimo, basta una letra."""
+        if len(self._answered) < _GIST and (self._first or not self._decided):
+            start = self._answered + start
+            if len(start) >= _GIST:
+                import re  # tarda en cargarse, y el cliente no la usa
+
+                request = re.match(_REQUEST_START, start)
+                start = (request[1] + start[request.end() :] if request else start)[:_GIST]
+            self._answered = start
+
+    def _was_request(self, data: bytes) -> bool:
+        """Si la primera línea, que acaba en el primer ``\\n`` de ``data``, es de HTTP. Ya no se mirará ninguna más."""
+        answered, self._answered = self._answered, b""
+        looked, self._first = self._first, False
+        return looked and _is_request(answered + data[: data.find(b"\n") + 1])
+
+    def _refuse(self, line: bytes) -> bytes:
+        """No se atiende nada más. ``line``: la petición, o lo que faltaba por responder de ella."""
+        body, terminator = _split_terminator(line)
+        self.ended = True
+        return self._error(TooLong(self._limit) if self._is_too_long(body) else HTTPRequest()) + terminator
 
     # -- respuestas -----------------------------------------------------------------------------------------
 
@@ -605,6 +661,15 @@ def _find_goodbye(block: bytes) -> re.Match[bytes] | None:
     import re  # tarda en cargarse, y el cliente no la usa
 
     return re.search(_GOODBYE_LINE, block)
+
+
+def _is_request(line: bytes) -> bool:
+    """Si ``line``, con su terminador, es la primera de una petición de HTTP."""
+    if b"HTTP/" not in line[-_REQUEST_END:]:
+        return False
+    import re  # tarda en cargarse, y el cliente no la usa
+
+    return re.match(_REQUEST_LINE, line) is not None
 
 
 def _split_terminator(line: bytes) -> tuple[bytes, bytes]:

@@ -67,14 +67,16 @@ class Server:
     (un nombre puede ser varias direcciones; el puerto 0 toma uno libre, el mismo en todas; ``ValueError`` fuera de 0 a
     65535). ``threads``: en cuántos hilos a la vez se ejecuta el servicio, para que si espera no haga esperar a los
     demás. Con 1 va de uno en uno; con 0, en el hilo del bucle: lo más rápido si solo calcula un momento. A uno
-    ``async``, o con atajo (``Service.block``), no le hacen falta (``ValueError`` con menos de 0). ``observer``:
-    a quién se le cuenta lo que pasa. ``lines_only``: si solo se atiende por líneas; por defecto, cuando el servicio no
-    trabaja carácter a carácter. ``tls``: con qué cifrar; por defecto, no se cifra. ``sockets``: en vez de ``host`` y
-    ``port``, unos que ya escuchan (los abrió systemd, o un proceso padre, y quizá los comparten otros); al detenerse se
-    cierran, y con ellos no hay una segunda vez. ``proxy_from``: direcciones y redes (``"10.0.0.0/8"``; ``"unix"``, por
-    un socket de Unix) de los balanceadores que están delante. Toda conexión empieza entonces por una cabecera PROXY,
-    que solo se les cree a ellos y dice de qué cliente es; a quien viene de otra parte se le dice que no. ``ValueError``
-    si alguna no lo es.
+    ``async``, o con atajo (``Service.block``), no le hacen falta (``ValueError`` con menos de 0). ``observer``: a quién
+    se le cuenta lo que pasa. ``lines_only``: si solo se atiende por líneas; por defecto, cuando el servicio no trabaja
+    carácter a carácter. ``allow_http``: si se atiende también a quien empieza por una petición de HTTP; por defecto se
+    le dice que no y se le cierra, porque una página web puede hacer que el navegador de quien la mira envíe una, con
+    mensajes detrás, a esta máquina. ``tls``: con qué cifrar; por defecto, no se cifra. ``sockets``: en vez de ``host``
+    y ``port``, unos que ya escuchan (los abrió systemd, o un proceso padre, y quizá los comparten otros); al detenerse
+    se cierran, y con ellos no hay una segunda vez. ``proxy_from``: direcciones y redes (``"10.0.0.0/8"``; ``"unix"``,
+    por un socket de Unix) de los balanceadores que están delante. Toda conexión empieza entonces por una cabecera
+    PROXY, que solo se les cree a ellos y dice de qué cliente es; a quien viene de otra parte se le dice que no.
+    ``ValueError`` si alguna no lo es.
     """
 
     _loop: asyncio.AbstractEventLoop
@@ -90,11 +92,13 @@ class Server:
         limits: Limits = DEFAULT_LIMITS,
         observer: Observer | None = None,
         lines_only: bool | None = None,
+        allow_http: bool = False,
         tls: ServerTLS | None = None,
         sockets: Sequence[socket.socket] | None = None,
         proxy_from: Iterable[str] | None = None,
     ) -> None:
         self.lines_only = lines_only
+        self.allow_http = allow_http
         self._tls = tls
         self._trusted = None if proxy_from is None else Trusted(proxy_from)
         self.service = as_service(service)

@@ -5,7 +5,8 @@ Aquí no se inventan entradas (``target.py``) ni se guardan (``run.py``). Una en
     00000hola |DESC~ONEXION\\r|\\n
 
 Son cinco cifras (cualquier byte vale: se cuenta desde «0» y se toma el resto) y un guion. Las cifras: servicio (su
-puesto en ``SERVICES``), cómo nace la conversación (según el servicio, por líneas, por decidir), si los trozos van
+puesto en ``SERVICES``), cómo nace la conversación (según el servicio, por líneas, por decidir; de 3 a 5, lo mismo y
+puede empezar por HTTP), si los trozos van
 como vienen (0), byte a byte (1) o como vienen y preguntando los mensajes (2), cuánto pasa de 16 el máximo por mensaje
 (49: sin máximo), y lo que cabe en un turno (``_TURNS``). En el guion ``|`` corta, ``~`` corta y calla 20 ms, y ``*``
 (solo el primero) envía de una vez muchas copias del trozo. El fin llega solo.
@@ -127,30 +128,35 @@ def check(data: bytes) -> None:
     limit = _LIMITS[size % len(_LIMITS)]
     limits = _limits(limit, *_TURNS[turn % len(_TURNS)])
     lines_only = (None, True, False)[birth % 3]
+    allow_http = birth % 6 > 2
     steps = read_script(data[OPTIONS:], byte_by_byte=cutting % 4 == 1)
     stream = b"".join(step for step in steps if isinstance(step, bytes))
 
-    conversation = ServerProtocol(service, limits, lines_only=lines_only, deferred=cutting % 4 == 2)
+    def conversing(*, deferred: bool = False) -> ServerProtocol:
+        return ServerProtocol(service, limits, lines_only=lines_only, deferred=deferred, allow_http=allow_http)
+
+    conversation = conversing(deferred=cutting % 4 == 2)
     function = cast(Callable[[str], str], service.function)  # aquí ninguna es async
     early = play(conversation, steps, function)
     over = conversation.ended
     reply = early + play(conversation, [EOF], function)
     by_lines = not service.by_character if lines_only is None else lines_only
     if by_lines:
-        assert reply == answer_lines(stream, limit, answer)
+        assert reply == answer_lines(stream, limit, answer, http_at_first=not allow_http)
         if len(steps) > 1:  # la propiedad misma, sin pasar por el modelo
-            assert reply == play(ServerProtocol(service, limits, lines_only=lines_only), [stream, EOF])
+            assert reply == play(conversing(), [stream, EOF])
     else:
-        assert reply == answer_steps([*steps, EOF], limit, answer)
+        assert reply == answer_steps([*steps, EOF], limit, answer, http_at_first=not allow_http)
         if service.by_character and _has_a_good_first_line(steps, limit):
             assert reply == answer_lines(stream, limit, answer)
     # Nada se responde tarde. De una conversación decidida, el fin solo acaba la línea a medias, si cabe.
     if by_lines or b"\n" in stream:
         rest = stream[stream.rfind(b"\n") + 1 :]
         told_already = over or len(rest.removesuffix(b"\r")) > limit
-        assert reply == early + (b"" if told_already else answer_lines(rest, limit, answer))
+        at_first = not allow_http and b"\n" not in stream
+        assert reply == early + (b"" if told_already else answer_lines(rest, limit, answer, http_at_first=at_first))
     else:
-        assert early == answer_steps(steps, limit, answer)
+        assert early == answer_steps(steps, limit, answer, http_at_first=not allow_http)
     assert conversation.ended
     assert conversation.said_goodbye == (FAREWELL in reply[-len(FAREWELL) - 2 :])
     assert not play(conversation, [b"x\n", SILENCE, EOF])
@@ -169,7 +175,7 @@ def _has_a_good_first_line(steps: list[Step], limit: int) -> bool:
         line += step
         if b"\n" in step:
             first = line.split(b"\n")[0].removesuffix(b"\r")
-            return len(first) <= limit and model.answer(first) != model.NOT_UTF8
+            return len(first) <= limit and model.answer(first) != model.NOT_UTF8 and not model.is_http(first)
     return False
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import http.client
 import re
 import socket
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from .support.model import HTTP
+from .support.modules import write
 from .support.programs import Program, environment, run, running_server
-from .support.sockets import connect, receive_all
+from .support.sockets import ask, connect, receive_all
 from .support.tools import need
 
 REPLIES = "HOLA SEÑOR\nConexión cerrada\n"
@@ -155,3 +159,25 @@ def test_other_protocols_get_an_answer_and_break_nothing(hello: bytes) -> None:
             assert receive_all(sock) == "HOLA\nConexión cerrada\n".encode()
         assert server.errors == ""
         assert not re.search("[^\n -~áéíóúñ]", server.output)
+
+
+def test_what_a_web_page_may_send_reaches_no_service(tmp_path: Path) -> None:
+    # Lo que hace un navegador por una página: fetch("http://localhost:5000/", {method: "POST", body: "..."}).
+    write(tmp_path / "orden.py", "def obedecer(texto):\n    open('oído', 'a').write(texto + '\\n')\n    return texto\n")
+
+    def post(port: int) -> bytes:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection.request("POST", "/", b"VOLT:RANG 1000\n", {"Origin": "https://mal.example"})
+        assert connection.sock
+        with connection.sock as sock:
+            sock.shutdown(socket.SHUT_WR)
+            return receive_all(sock)
+
+    with running_server("--servicio", "orden:obedecer", cwd=tmp_path) as (server, port):
+        assert post(port) == HTTP + b"\r\n"
+        server.wait_for("esto es HTTP, y este servidor no lo habla")
+        with connect(port) as sock:
+            assert ask(sock, "VOLT:RANG 1") == "VOLT:RANG 1"
+    assert (tmp_path / "oído").read_text() == "VOLT:RANG 1\n"
+    with running_server("--servicio", "orden:obedecer", "--admite-http", cwd=tmp_path) as (_, port):
+        assert post(port).endswith(b"VOLT:RANG 1000\n")

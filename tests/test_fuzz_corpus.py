@@ -117,7 +117,7 @@ def test_a_script_reaches_every_service(kind: int, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(check, "ServerProtocol", spy)
     check.check(f"{kind}2240hola|".encode())
-    assert used[0] == (check.SERVICES[kind][0], 20, {"lines_only": False, "deferred": True})
+    assert used[0] == (check.SERVICES[kind][0], 20, {"lines_only": False, "deferred": True, "allow_http": False})
 
 
 def test_a_script_becomes_steps() -> None:

@@ -76,8 +76,9 @@ def expected(steps: list[Step]) -> tuple[bytes, dict[str, int]]:
         counts["not_utf8" if reply == model.NOT_UTF8 else "ok"] += 1
         return reply
 
-    reply = model.answer_steps(steps, LIMIT, answer)
-    # En mayúsculas nadie puede escribir ninguna de estas dos.
+    reply = model.answer_steps(steps, LIMIT, answer, http_at_first=True)
+    # En mayúsculas nadie puede escribir ninguna de estas tres.
+    counts["http"] = reply.count(model.HTTP)
     counts["too_long"] = reply.count(model.too_long(LIMIT))
     counts["goodbyes"] = reply.count(model.FAREWELL)
     return reply, {name: count for name, count in counts.items() if count}

@@ -7,13 +7,13 @@ from typing import NoReturn
 
 import pytest
 
-from comunicacion_tcp.errors import MessageError, NotUTF8, ServiceFailed, ServiceTimedOut, TooLong, TooSlow
+from comunicacion_tcp.errors import HTTPRequest, MessageError, NotUTF8, ServiceFailed, ServiceTimedOut, TooLong, TooSlow
 from comunicacion_tcp.limits import Limits
 from comunicacion_tcp.protocol import ClientProtocol, ServerProtocol
 from comunicacion_tcp.services import Service, uppercase
 
 from .support.driving import play
-from .support.model import EOF, SILENCE, Step
+from .support.model import EOF, HTTP, SILENCE, Step
 
 SMALL = Limits(max_message=16)
 
@@ -423,6 +423,91 @@ def test_the_service_changes_from_the_next_message() -> None:
     conversation.change_service(uppercase, deferred=True)
     assert conversation.receive_answer(lambda: "del de antes") == b"del de antes\n"
     assert conversation.receive_data(b"hola\n") == b"HOLA\n"
+
+
+# -- quien habla HTTP ---------------------------------------------------------------------------------------
+
+POST = b"POST /x HTTP/1.1\r\nHost: localhost\r\n\r\nVOLT:RANG 1000\n"
+LONG = b"POST /" + b"x" * 100 + b" HTTP/1.1\r\nVOLT:RANG 1000\n"
+
+
+@pytest.mark.parametrize("deferred", [False, True])
+@pytest.mark.parametrize("size", [1, 2, 7, 500])
+@pytest.mark.parametrize(
+    ("stream", "expected"),
+    [
+        (POST, HTTP + b"\r\n"),
+        (b"GET / HTTP/1.0\nhola\n", HTTP + b"\n"),
+        (b"OPTIONS * HTTP/1.1\r\n", HTTP + b"\r\n"),
+        (b"M-SEARCH * HTTP/1.1\r\n", HTTP + b"\r\n"),
+        (b"CONNECT a:1 HTTP/1.1\r\n", HTTP + b"\r\n"),
+        (b"GET http://a/ HTTP/1.1\r\n", HTTP + b"\r\n"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n", HTTP + b"\r\n"),
+        (b"GET /\xff HTTP/1.1\r\n", HTTP + b"\r\n"),
+        (b"GET / HTTP/1.1", HTTP),
+        (b"GET / HTTP/1.1\r", HTTP),
+        # Una ruta tan larga que no cabe en un mensaje no es una manera de entrar.
+        (LONG, b"ERROR: el mensaje pasa de 64 bytes\r\n"),
+    ],
+)
+def test_who_begins_as_http_reaches_no_service(stream: bytes, expected: bytes, size: int, deferred: bool) -> None:
+    heard: list[str] = []
+    conversation = ServerProtocol(
+        lambda message: heard.append(message) or message,  # type: ignore[func-returns-value]
+        Limits(max_message=64),
+        deferred=deferred,
+    )
+    pieces: list[Step] = [stream[at : at + size] for at in range(0, len(stream), size)]
+    assert play(conversation, [*pieces, EOF], lambda message: heard.append(message) or message) == expected  # type: ignore[func-returns-value]
+    assert (heard, conversation.ended, conversation.said_goodbye) == ([], True, False)
+    if expected.startswith(HTTP):
+        assert [type(bad) for bad in conversation.take_bad_messages()] == [HTTPRequest]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b"get / HTTP/1.1", b"GET /", b"GET  HTTP/1.1", b"GET / HTTP/1.1 ", b" GET / HTTP/1.1", b"GET / HTTP/11"),
+        *(b"GET / a HTTP/1.1", b"GET / http/1.1", b"A" * 21 + b" / HTTP/1.1", b"Uso el HTTP/1.1", b"GET / HTTP/1.1\r"),
+    ],
+)
+def test_what_is_not_an_http_request_is_a_message(line: bytes) -> None:
+    for conversation in (ServerProtocol(lines_only=True), ServerProtocol()):
+        assert play(conversation, [line + b"\r\nhola\n"]) == line.upper() + b"\r\nHOLA\n"
+
+
+def test_only_the_first_line_is_looked_at() -> None:
+    for first in (b"\n", b"hola\n", b"x" * 17 + b"\n"):
+        conversation = ServerProtocol(limits=SMALL)
+        assert play(conversation, [first, b"GET / HTTP/1.1\r\n"]).endswith(b"\nGET / HTTP/1.1\r\n")
+
+
+def test_http_can_be_allowed() -> None:
+    for lines_only in (True, False):
+        conversation = ServerProtocol(lines_only=lines_only, allow_http=True)
+        assert play(conversation, [POST]) == POST.upper()
+
+
+def test_undecided_what_came_in_pieces_is_answered_and_nothing_else_is() -> None:
+    # Un servicio que trabaja carácter a carácter no sabe de órdenes: lo que ya se respondió no pudo hacer nada.
+    conversation = ServerProtocol()
+    assert replies(conversation, b"PO", b"ST /x", b"x" * 100, b" HTTP/1.", b"1\r\nVOLT:RANG 1000\n") == [
+        *(b"PO", b"ST /X", b"X" * 100, b" HTTP/1.", HTTP + b"\r\n")
+    ]
+    assert conversation.ended
+    conversation = ServerProtocol(limits=SMALL)
+    assert replies(conversation, b"PUT ", b"x" * 17 + b" HTTP/1.1\na\n") == [
+        *(b"PUT ", b"ERROR: el mensaje pasa de 16 bytes\n")
+    ]
+    assert conversation.ended
+
+
+def test_a_service_that_changes_does_not_open_the_door() -> None:
+    conversation = ServerProtocol()
+    assert conversation.receive_data(b"PO") == b"PO"
+    conversation.change_service(Service(str.title), deferred=False)
+    assert play(conversation, [POST[2:]]) == HTTP + b"\r\n"
+    assert conversation.ended
 
 
 # -- el plazo de un mensaje ---------------------------------------------------------------------------------

@@ -47,8 +47,15 @@ places = st.lists(st.integers(min_value=0, max_value=200), max_size=30)
 @example([b"DESC", b"ONEXION", EOF])
 @example([b"DESC", SILENCE, b"ONEXION\n"])
 @example([b"x" * LIMIT + b"\r", b"\n"])
+@example([b"P", b"UT /", b"x" * LIMIT, b" HTTP/1.", b"1\r", b"\na\n"])
 def test_any_bytes_in_any_steps_equal_the_reference_model(steps: list[Step]) -> None:
-    assert serve([*steps, EOF]) == answer_steps([*steps, EOF], LIMIT)
+    assert serve([*steps, EOF]) == answer_steps([*steps, EOF], LIMIT, http_at_first=True)
+
+
+@given(steps)
+def test_where_http_is_allowed_it_is_like_anything_else(steps: list[Step]) -> None:
+    conversation = ServerProtocol(limits=Limits(max_message=LIMIT), allow_http=True)
+    assert play(conversation, [*steps, EOF]) == answer_steps([*steps, EOF], LIMIT)
 
 
 @given(bare_steps)
@@ -60,7 +67,7 @@ def test_while_undecided_nothing_is_answered_late(steps: list[Step]) -> None:
 def test_a_conversation_of_lines_answers_the_same_bytes_in_every_cut(stream: bytes, places: list[int]) -> None:
     # Decidida por una línea vacía, o nacida así: da igual.
     assert serve([b"\n", *cut(stream, places), EOF]) == b"\n" + answer_lines(stream, LIMIT)
-    assert serve([*cut(stream, places), EOF], lines_only=True) == answer_lines(stream, LIMIT)
+    assert serve([*cut(stream, places), EOF], lines_only=True) == answer_lines(stream, LIMIT, http_at_first=True)
 
 
 @given(good_text.filter(lambda text: len(text.encode()) <= LIMIT) | st.just(GOODBYE.decode()), pieces, places)
@@ -77,7 +84,7 @@ def test_whole_equals_byte_by_byte(stream: bytes) -> None:
 @given(pieces, places)
 def test_a_service_without_a_shortcut_answers_the_same(stream: bytes, places: list[int]) -> None:
     slow = ServerProtocol(Service(str.upper), Limits(max_message=LIMIT))
-    assert play(slow, [*cut(stream, places), EOF]) == answer_lines(stream, LIMIT)
+    assert play(slow, [*cut(stream, places), EOF]) == answer_lines(stream, LIMIT, http_at_first=True)
 
 
 @given(pieces, places, places)
@@ -93,7 +100,7 @@ def test_answers_that_come_late_keep_their_order(stream: bytes, places: list[int
             if question is not None:
                 reply += conversation.receive_answer(question.upper)
             reply += conversation.resume() if conversation.queued else b""
-    assert reply + play(conversation, [EOF]) == answer_lines(stream, LIMIT)
+    assert reply + play(conversation, [EOF]) == answer_lines(stream, LIMIT, http_at_first=True)
     assert conversation.ended
 
 

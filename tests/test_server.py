@@ -20,6 +20,7 @@ from comunicacion_tcp.server import Server
 
 from .support.fakes import FakeTransport, fake_connection
 from .support.loops import run_loop
+from .support.model import HTTP
 from .support.serving import served
 from .support.sockets import connect, fill, free_port, receive, receive_all, reset
 from .support.waiting import PATIENCE, wait_until
@@ -677,6 +678,17 @@ def test_lines_only_is_the_choice_of_whoever_runs_it() -> None:
             sock.sendall(b"hola")
             sock.sendall(b" mundo\n")
             assert receive(sock, 11) == b"HOLA MUNDO\n"
+
+
+@pytest.mark.parametrize("idle_timeout", [0, 60])
+def test_http_is_allowed_by_whoever_runs_it(idle_timeout: float) -> None:
+    for allow_http, reply in ((False, HTTP + b"\r\n"), (True, b"GET / HTTP/1.1\r\nHOLA\r\n")):
+        with served(allow_http=allow_http, limits=Limits(idle_timeout=idle_timeout)) as running:
+            with connect(running.port) as sock:
+                sock.sendall(b"GET / HTTP/1.1\r\nhola\r\n")
+                sock.shutdown(socket.SHUT_WR)
+                assert receive_all(sock) == reply
+            assert ("bad_message" in running.events.names) != allow_http
 
 
 def test_lingering_starts_when_everything_is_delivered() -> None:

@@ -31,7 +31,7 @@ from comunicacion_tcp.tls import ServerTLS
 from .support.certificates import Certificates
 from .support.encrypted import Crafted, Encrypted, encrypted
 from .support.examples import documented_conversations
-from .support.model import EOF
+from .support.model import EOF, HTTP
 from .support.programs import Program, run
 from .support.serving import Served, served
 from .support.sockets import connect, foreign_server, receive, receive_all, reset
@@ -310,6 +310,17 @@ def test_plain_text_is_answered_in_plain_and_never_served(certificates: Certific
         assert not heard
         assert running.events.names == ["handshake_failed"] * 4
         assert {fact for _, _, fact in running.events.events} == {"not_tls"}
+
+
+def test_who_begins_as_http_is_told_so_inside_tls(certificates: Certificates) -> None:
+    heard: list[str] = []
+    with (
+        served(lambda text: heard.append(text) or text, tls=certificates.serving()) as running,  # type: ignore[func-returns-value]
+        encrypted(running.port, certificates.trusting()) as client,
+    ):
+        client.send(b"POST / HTTP/1.1\r\n\r\nhola\n")
+        assert client.receive_all() == HTTP + b"\r\n"
+    assert not heard
 
 
 def send_quietly(sock: socket.socket, data: bytes) -> None:

@@ -136,6 +136,12 @@ def _parser(prog: str | None) -> SpanishParser:
         help="direcciones o redes, con comas (10.0.0.1,fd00::/8, o unix), de los balanceadores que hay delante: cada "
         "conexión debe empezar por una cabecera PROXY, que solo se les cree a ellos y dice de qué cliente es",
     )
+    parser.add_argument(
+        "--admite-http",
+        action="store_true",
+        help="atiende también a quien empieza por una petición de HTTP; sin ella se le cierra, para que ninguna página "
+        "web pueda enviar mensajes con el navegador de quien la mira",
+    )
     parser.add_configuration()
     # Sin valor si no se da: así no se puede pedir en el entorno ni en el fichero, donde impediría servir sin decirlo.
     parser.add_argument(

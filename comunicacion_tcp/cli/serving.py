@@ -211,6 +211,7 @@ async def _serve(
         threads=options.hilos,
         sockets=given or None,
         proxy_from=options.proxy_de,
+        allow_http=options.admite_http,
     )
     try:
         metrics = _metrics(options, post, server, tls)

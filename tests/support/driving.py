@@ -25,6 +25,7 @@ FRAGMENTS = [
     *("é".encode()[:1], "€".encode()[:2], "😀".encode()[:3], "é".encode()[1:], "😀".encode()[1:]),  # a medias
     *(b"\xff", b"\xed\xa0\x80", b"\xc0\x80", b"\xe0\x80", b"\xf4\x90\x80\x80", b"\xff\xfd\x03", b"\x00"),
     *(b"x" * (LIMIT - 1), b"x" * LIMIT, b"x" * (LIMIT + 1)),
+    *(b"GET / HTTP/1.1\r\n", b"GET /", b"P", b"UT ", b" HTTP/1.", b"0\n", b" "),
 ]
 
 

@@ -19,6 +19,7 @@ Answer = Callable[[bytes], bytes]
 GOODBYE = b"DESCONEXION"
 FAREWELL = "Conexión cerrada".encode()
 NOT_UTF8 = "ERROR: el mensaje no es UTF-8 válido".encode()
+HTTP = "ERROR: esto es HTTP, y este servidor no lo habla; se cierra la conexión".encode()
 
 _Decoder = codecs.getincrementaldecoder("utf-8")
 
@@ -43,20 +44,37 @@ def split_terminator(line: bytes) -> tuple[bytes, bytes]:
     return match[1], match[2]
 
 
-def answer_lines(stream: bytes, limit: int, answer: Answer = answer) -> bytes:
-    """Lo que responde una conversación de líneas a ``stream`` y el fin de la entrada, se corte como se corte."""
+def is_http(line: bytes) -> bool:
+    """Si ``line``, sin su terminador, es la primera línea de una petición de HTTP."""
+    words = line.split(b" ")
+    return (
+        len(words) == 3
+        and re.fullmatch(rb"[A-Z-]{1,20}", words[0]) is not None
+        and words[1] != b""
+        and re.fullmatch(rb"HTTP/[0-9]\.[0-9]", words[2]) is not None
+    )
+
+
+def answer_lines(stream: bytes, limit: int, answer: Answer = answer, *, http_at_first: bool = False) -> bytes:
+    """Lo que responde una conversación de líneas a ``stream`` y el fin de la entrada, se corte como se corte.
+    ``http_at_first``: si ``stream`` es su principio, y no puede empezar por una petición de HTTP."""
     reply = b""
     for line in re.findall(rb"[^\n]*\n|[^\n]+", stream):
         message, terminator = split_terminator(line)
         if message == GOODBYE:
             return reply + FAREWELL + terminator
         size = len(message) - (not terminator and message.endswith(b"\r"))
+        if http_at_first and is_http(message[:size]):
+            # De la que no cabe y no acaba se supo antes que no cabía.
+            return (too_long(limit) if size > limit else HTTP) + terminator
+        http_at_first = False
         reply += (too_long(limit) if size > limit else answer(message)) + terminator
     return reply
 
 
-def answer_steps(steps: Iterable[Step], limit: int, answer: Answer = answer) -> bytes:
-    """Lo que responde una conversación por decidir a estos pasos, en este orden."""
+def answer_steps(steps: Iterable[Step], limit: int, answer: Answer = answer, *, http_at_first: bool = False) -> bytes:
+    """Lo que responde una conversación por decidir a estos pasos, en este orden. ``http_at_first``: si no puede empezar
+    por una petición de HTTP."""
     reply = line = held = b""  # line: la primera línea hasta aquí; held: su final, aún sin responder
     steps = iter(steps)
     for step in steps:
@@ -78,6 +96,8 @@ def answer_steps(steps: Iterable[Step], limit: int, answer: Answer = answer) -> 
             # Lo que quede de esta línea es su continuación, no una línea que pudiera ser la despedida.
             body, end = split_terminator(rest + newline)
             size = len(body)
+            if http_at_first and is_http(whole):
+                return reply + (too_long(limit) if size > limit else HTTP) + end
             reply += (too_long(limit) if size > limit else answer(body)) + end
             after += b"".join(step for step in steps if isinstance(step, bytes))
             return reply + answer_lines(after, limit, answer)

@@ -126,6 +126,7 @@ def served(
     tls: ServerTLS | None = None,
     sockets: Sequence[socket.socket] | None = None,
     proxy_from: Sequence[str] | None = None,
+    allow_http: bool = False,
 ) -> Iterator[Served]:
     """Un servidor en marcha; al salir lo detiene y comprueba que no dejó nada ni se quejó asyncio."""
     recorder = Recorder()
@@ -139,6 +140,7 @@ def served(
         tls=tls,
         sockets=sockets,
         proxy_from=proxy_from,
+        allow_http=allow_http,
     )
     running = Served(server, recorder)
     running.start()

@@ -71,6 +71,7 @@ complete -c servidor-tcp -n _shtab_servidor_tcp_using -l tls-cert -xka "(__fish_
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l tls-clave -xka "(__fish_complete_path (commandline -ct))" -d 'su clave, si no está en el mismo fichero'
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l tls-ca -xka "(__fish_complete_path (commandline -ct))" -d 'solo entra quien trae un certificado firmado por estos'
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l proxy-de -x -d 'direcciones o redes, con comas (10.0.0.1,fd00::/8, o unix), de los balanceadores que hay delante: cada conexión debe empezar por una cabecera PROXY, que solo se les cree a ellos y dice de qué cliente es'
+complete -c servidor-tcp -n _shtab_servidor_tcp_using -l admite-http -d 'atiende también a quien empieza por una petición de HTTP; sin ella se le cierra, para que ninguna página web pueda enviar mensajes con el navegador de quien la mira'
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l configuracion -xka "(__fish_complete_path (commandline -ct))" -d 'lee de ahí las opciones que no se den de otra manera: en cada línea, opción = valor'
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l comprobar -d 'dice si las opciones, el servicio y los certificados valen, y termina sin servir'
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l max-mensaje -x -d 'bytes de un mensaje (1048576)'
