@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from email.message import Message
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry
@@ -21,6 +22,7 @@ from . import __version__, board
 from .board import Board, Row
 
 PREFIX = "comunicacion_tcp_"
+_VERSIONS = ("0.0.1", "0.0.4", "1.0.0")  # del formato de texto de Prometheus y de OpenMetrics
 
 
 class Family(NamedTuple):
@@ -84,8 +86,8 @@ COUNTERS = [
     ),
     _counter(
         "messages",
-        "Mensajes respondidos: ok, con su respuesta; los demás, con un error. Sin fin de línea, cada trozo que se "
-        "responde es uno.",
+        "Mensajes respondidos: ok, con su respuesta; los demás, con un error (http, de quien empezó por una petición "
+        "de HTTP). Sin fin de línea, cada trozo que se responde es uno.",
         board.MESSAGES,
         "result",
     ),
@@ -231,9 +233,38 @@ def _short(bound: float) -> str:
     return str(bound)
 
 
-def exposition(board: Board, loop: str) -> Callable[..., Iterable[bytes]]:
-    """Las métricas de ``board``, como aplicación WSGI (PEP 3333): en el formato y con la compresión que se le pidan.
-    ``loop``: con qué bucle trabaja el servidor."""
+def exposition(board: Board, loop: str) -> Callable[[Message, str], tuple[list[tuple[str, str]], bytes]]:
+    """Las métricas de ``board``, en el formato y con la compresión que se pidan. ``loop``: con qué bucle trabaja el
+    servidor. Devuelve una función que recibe las cabeceras de una petición y su consulta (lo que sigue a ``?``), y que
+    da las cabeceras de la respuesta y su cuerpo."""
     registry = CollectorRegistry()
     registry.register(BoardCollector(board, loop))
-    return make_wsgi_app(registry)
+    app = make_wsgi_app(registry)
+
+    def answer(asked: Message, query: str) -> tuple[list[tuple[str, str]], bytes]:
+        headers: list[tuple[str, str]] = []
+        environ = {
+            "REQUEST_METHOD": "GET",
+            "PATH_INFO": "/metrics",
+            "QUERY_STRING": query,
+            "HTTP_ACCEPT": _known(asked.get_all("Accept", [])),
+            "HTTP_ACCEPT_ENCODING": ",".join(asked.get_all("Accept-Encoding", [])),
+        }
+        return headers, b"".join(app(environ, lambda _, given: headers.extend(given)))
+
+    return answer
+
+
+def _known(accepted: list[str]) -> str:
+    """De los formatos que se aceptan, aquellos cuya versión se conoce: con las demás prometheus_client falla, o dice
+    que da lo que no da."""
+    kinds = ",".join(accepted).replace('"', "").split(",")
+    return ",".join(
+        kind
+        for kind in kinds
+        if all(
+            version in _VERSIONS
+            for name, _, version in (part.strip().partition("=") for part in kind.split(";"))
+            if name == "version"
+        )
+    )

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import re
 import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler
 from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler
+from urllib.parse import unquote
 
 from .addresses import Peer
 from .board import Board
@@ -24,11 +27,13 @@ from .metrics import exposition
 
 _MOST = 8  # peticiones a la vez: un Prometheus, su relevo, las dos preguntas de un orquestador y una persona mirando
 _DEADLINE = 10.0  # segundos para pedir y leer la respuesta: lo que Prometheus espera si no se le dice otra cosa
-_HEAD = 16 * 1024  # bytes de una petición: las de Prometheus tienen unos cientos
+_HEAD = 128 * 1024  # bytes de una petición: más que una sola línea de las que http.server ya da por largas
 # Segundos entre dos peticiones: cien por segundo son muchas más de las que nadie necesita, y aun en el mismo proceso
 # que sirve no le quitan (ni aunque alguien quiera) más de la cuarta parte de su tiempo.
 _PAUSE = 0.01
 _GLANCE = 1.0  # segundos entre dos miradas a quién tarda demasiado; y, sin descriptores, hasta aceptar otra vez
+_LONG = "la petición es demasiado larga"
+_ERRORS: dict[int, str] = {414: _LONG, 431: _LONG, 505: "esa versión de HTTP no se admite"}
 _BACKLOG = 16  # por aceptar que guarda el sistema: el doble de las que se atienden
 
 
@@ -46,17 +51,17 @@ class MetricsServer:
         self._running = self._closing = False
         self._since: dict[socket.socket, float] = {}  # desde cuándo se atiende cada petición; primero, la más antigua
         self._thread: threading.Thread | None = None
-        self.base_environ: dict[str, str] = {}  # lo que WSGIRequestHandler espera de su servidor
-        self._app = application(exposition(board, loop), board)
+        self._spare: list[int] = []  # un descriptor, para cuando no queden
+        self._keep_spare()
+        self.board = board
+        """De quién son."""
+        self.exposition = exposition(board, loop)
+        """Las métricas."""
 
     @property
     def addresses(self) -> list[Peer]:
         """Dónde escucha: ``[(ip, puerto), ...]``."""
         return [sock.getsockname()[:2] for sock in self._sockets]
-
-    def get_app(self) -> Callable[..., Iterable[bytes]]:
-        """La aplicación WSGI."""
-        return self._app
 
     def start(self) -> None:
         """``run()`` en un hilo, que no impide acabar al programa. ``RuntimeError`` si el sistema no da hilos."""
@@ -104,16 +109,26 @@ class MetricsServer:
 
     def release(self) -> None:
         """Suelta los sockets sin atender a nadie: lo que hacen los procesos que los heredaron y no son el suyo."""
+        self._closing = True
         for sock in (*self._sockets, self._wake, self._woken):
             sock.close()
+        while self._spare:
+            os.close(self._spare.pop())
 
     def _accept(self, listener: socket.socket) -> None:
         try:
             sock, address = listener.accept()
         except BlockingIOError:
             return
-        except OSError:  # sin descriptores: volver a intentarlo enseguida ocuparía un procesador
-            time.sleep(_GLANCE)
+        except OSError:
+            # Sin descriptores se atiende con el guardado: /salud debe decir que el servidor vive. Si lo usa ya otra
+            # petición, se espera: volver a intentarlo enseguida ocuparía un procesador.
+            if not self._spare:
+                time.sleep(_GLANCE)
+                self._keep_spare()
+                return
+            os.close(self._spare.pop())
+            self._accept(listener)
             return
         if len(self._since) >= _MOST:
             # Fuera la que más lleva: si el que no cabe fuera el último, ocho que no acaban de preguntar (y vuelven)
@@ -130,12 +145,23 @@ class MetricsServer:
     def _answer(self, sock: socket.socket, address: Any) -> None:
         try:
             sock.settimeout(_DEADLINE)
-            _Request(sock, address, self)  # type: ignore[arg-type]  # de un servidor le basta lo que hay aquí
+            _Request(sock, address, self)  # type: ignore[arg-type]
+            # Cerrar con entrada sin leer sería un RST, y podría llevarse la respuesta.
+            sock.shutdown(socket.SHUT_WR)
+            while sock.recv(_HEAD):
+                pass
         except (OSError, ValueError):  # se fue, o no acabó a tiempo
             pass
         finally:
             self._since.pop(sock, None)
             sock.close()
+            self._keep_spare()
+
+    def _keep_spare(self) -> None:
+        """Guarda un descriptor, si no hay ya uno guardado y el sistema lo da."""
+        with contextlib.suppress(OSError):
+            if not self._spare and not self._closing:
+                self._spare.append(os.open(os.devnull, os.O_RDONLY))
 
     def _cut_since_before(self, moment: float) -> None:
         for sock, since in list(self._since.items()):
@@ -148,8 +174,10 @@ class MetricsServer:
             sock.shutdown(socket.SHUT_RDWR)  # su hilo lo cierra
 
 
-class _Request(WSGIRequestHandler):
-    """Una petición. Del registro ni una línea: las hay cada pocos segundos."""
+class _Request(BaseHTTPRequestHandler):
+    """Una petición. Del registro ni una línea: las hay cada pocos segundos. En la respuesta, nada de quién la da."""
+
+    server: MetricsServer  # type: ignore[assignment]  # no le hace falta más de un servidor
 
     def setup(self) -> None:
         super().setup()
@@ -161,42 +189,43 @@ class _Request(WSGIRequestHandler):
             head += line
         self.rfile = io.BytesIO(head)
 
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def get_stderr(self) -> Any:
-        return io.StringIO()  # donde wsgiref cuenta los errores de una respuesta
-
-
-def application(metrics: Callable[..., Iterable[bytes]], board: Board) -> Callable[..., Iterable[bytes]]:
-    """La aplicación WSGI. ``metrics``: la que enseña las métricas."""
-
-    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        said: list[tuple[str, list[tuple[str, str]]]] = []
-        body = b"".join(route(environ, lambda status, headers: said.append((status, headers))))
-        [(status, headers)] = said
-        start_response(status, [*headers, ("Content-Length", str(len(body))), ("Server", "comunicacion_tcp")])
-        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
-
-    def route(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
-        path = environ["PATH_INFO"]
-        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
-            return _say(start, HTTPStatus.METHOD_NOT_ALLOWED, "solo se puede leer", ("Allow", "GET, HEAD"))
+    def do_GET(self) -> None:
+        # A un intermediario se le pide la dirección entera, y puede pasarla así: http://host/metrics.
+        path, _, query = re.sub(r"(?i)^https?://[^/?]*", "", self.path).partition("?")
+        path, board = unquote(path), self.server.board
         if path == "/metrics":
-            return metrics({**environ, "REQUEST_METHOD": "GET"}, start)
-        if path in ("/salud", "/lista"):
+            headers, body = self.server.exposition(self.headers, query)
+            self._send(HTTPStatus.OK, body, *headers)
+        elif path in ("/salud", "/lista"):
             now = time.monotonic()
             trouble = board.sickness(now) if path == "/salud" else board.unreadiness(now)
             status = HTTPStatus.SERVICE_UNAVAILABLE if trouble else HTTPStatus.OK
-            return _say(start, status, trouble or "bien", ("Cache-Control", "no-store"))
-        return _say(start, HTTPStatus.NOT_FOUND, "aquí hay /metrics, /salud y /lista")
+            self._say(status, trouble or "bien", ("Cache-Control", "no-store"))
+        else:
+            self._say(HTTPStatus.NOT_FOUND, "aquí hay /metrics, /salud y /lista")
 
-    return answer
+    do_HEAD = do_GET  # noqa: N815
 
+    def send_error(self, code: int, *_: object) -> None:
+        if code == HTTPStatus.NOT_IMPLEMENTED:  # un método que no es de los de arriba
+            self._say(HTTPStatus.METHOD_NOT_ALLOWED, "solo se puede leer", ("Allow", "GET, HEAD"))
+        else:
+            self._say(HTTPStatus(code), _ERRORS.get(code, "no se entiende la petición"))
 
-def _say(start: Callable[..., Any], status: HTTPStatus, text: str, *headers: tuple[str, str]) -> list[bytes]:
-    start(f"{status.value} {status.phrase}", [("Content-Type", "text/plain; charset=utf-8"), *headers])
-    return [f"{text}\n".encode()]
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def _say(self, status: HTTPStatus, text: str, *headers: tuple[str, str]) -> None:
+        self._send(status, f"{text}\n".encode(), ("Content-Type", "text/plain; charset=utf-8"), *headers)
+
+    def _send(self, status: HTTPStatus, body: bytes, *headers: tuple[str, str]) -> None:
+        self.request_version = self.protocol_version  # con cabeceras, aun a quien no se entiende
+        self.send_response_only(status)
+        for name, value in (("Date", self.date_time_string()), *headers, ("Content-Length", str(len(body)))):
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
 
 def open_metrics(host: str, port: int, board: Board, loop: str) -> MetricsServer:

@@ -60,8 +60,73 @@ def test_it_can_only_be_read(page: Web, method: str) -> None:
     assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD")
 
 
-def test_it_does_not_say_what_runs_it(page: Web) -> None:
-    assert get(page.url).headers["Server"] == "comunicacion_tcp"
+def raw(page: Web, entry: bytes) -> tuple[bytes, bytes]:
+    """La cabecera y el cuerpo de lo que responde a ``entry``."""
+    with connect(page.port) as sock:
+        sock.sendall(entry)
+        sock.shutdown(socket.SHUT_WR)
+        head, _, body = receive_all(sock).partition(b"\r\n\r\n")
+        return head, body
+
+
+@pytest.mark.parametrize(
+    ("entry", "status", "text"),
+    [
+        (b"GET /nada HTTP/1.1\r\n\r\n", 404, "aquí hay /metrics, /salud y /lista"),
+        (b"POST /salud HTTP/1.1\r\n\r\n", 405, "solo se puede leer"),
+        (b"RARO /salud HTTP/1.1\r\n\r\n", 405, "solo se puede leer"),
+        (b"GET /salud HTTP/2.0\r\n\r\n", 505, "esa versión de HTTP no se admite"),
+        (b"GET /salud HTTP/uno\r\n\r\n", 400, "no se entiende la petición"),
+        (b"GET / salud HTTP/1.1\r\n\r\n", 400, "no se entiende la petición"),
+        (b"GET http://[ HTTP/1.1\r\n\r\n", 404, "aquí hay /metrics, /salud y /lista"),
+        (b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\n\r\n", 414, "la petición es demasiado larga"),
+        (b"GET /salud HTTP/1.1\r\n" + b"a: b\r\n" * 200 + b"\r\n", 431, "la petición es demasiado larga"),
+        (b"GET /salud HTTP/1.1\r\n" + b"a: b\r\n" * 50_000 + b"\r\n", 431, "la petición es demasiado larga"),
+    ],
+    ids=range(10),
+)
+def test_an_error_is_one_plain_line_that_does_not_say_what_runs_it(
+    page: Web, entry: bytes, status: int, text: str
+) -> None:
+    head, body = raw(page, entry)
+    assert head.startswith(f"HTTP/1.0 {status} ".encode())
+    assert b"\r\nContent-Type: text/plain; charset=utf-8\r\n" in head
+    assert b"\r\nServer:" not in head
+    assert body.decode() == f"{text}\n"
+
+
+@pytest.mark.parametrize("path", ["/salud", "/metrics", "/%6Detrics"])
+@pytest.mark.parametrize("site", ["http://127.0.0.1:5001", "http://otra.example", ""])
+def test_a_request_may_name_the_whole_address(page: Web, site: str, path: str) -> None:
+    head, body = raw(page, f"GET {site}{path} HTTP/1.1\r\n\r\n".encode())
+    assert head.startswith(b"HTTP/1.0 200 ")
+    assert body
+    assert b"\r\nServer:" not in head
+
+
+def test_metrics_without_any_header(page: Web) -> None:
+    # El analizador de cabeceras que cambió en Python 3.14 necesitaba alguna.
+    head, body = raw(page, b"GET /metrics HTTP/1.0\r\n\r\n")
+    assert b"\r\nContent-Type: text/plain; version=0.0.4" in head
+    assert b"comunicacion_tcp_messages_total" in body
+
+
+@pytest.mark.parametrize(
+    ("accept", "given"),
+    [
+        ("text/plain; version=zz", "text/plain; version=0.0.4; charset=utf-8"),
+        ("text/plain; version=", "text/plain; version=0.0.4; charset=utf-8"),
+        ("application/openmetrics-text; version=9.9.9", "text/plain; version=0.0.4; charset=utf-8"),
+        ("application/openmetrics-text; version=1.0.0 x", "text/plain; version=0.0.4; charset=utf-8"),
+        ('application/openmetrics-text; version="1.0.0"', "application/openmetrics-text; version=1.0.0"),
+        ("application/openmetrics-text; version=9, application/openmetrics-text; version=1.0.0", "application/openmet"),
+        ("\xff;=,;version;, */*", "text/plain; version=0.0.4; charset=utf-8"),
+    ],
+)
+def test_a_format_of_unknown_version_is_as_if_it_were_not_asked_for(page: Web, accept: str, given: str) -> None:
+    answer = get(f"{page.url}/metrics", {"Accept": accept})
+    assert answer.status == 200
+    assert answer.headers["Content-Type"].startswith(given)
 
 
 @pytest.mark.parametrize(

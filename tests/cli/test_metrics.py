@@ -24,6 +24,7 @@ from comunicacion_tcp.server import Server
 from ..support.certificates import Certificates
 from ..support.examples import ROOT
 from ..support.loops import python_path
+from ..support.modules import write
 from ..support.programs import SERVER, Program, fails, run, running_server
 from ..support.prometheus import get
 from ..support.sockets import ask, connect, fill, receive_all
@@ -46,6 +47,30 @@ def values(url: str) -> dict[tuple[str, ...], float]:
     return {
         (sample.name.removeprefix("comunicacion_tcp_"), *sample.labels.values()): sample.value for sample in samples
     }
+
+
+_GREEDY = """
+import os, resource
+
+def llenar(texto):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    try:
+        while True:
+            os.dup(2)
+    except OSError:
+        return "no queda ninguno"
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="los límites de los procesos de Linux")
+def test_without_descriptors_it_still_says_that_it_is_alive(tmp_path: Path) -> None:
+    write(tmp_path / "voraz.py", _GREEDY)
+    with running_server("--servicio", "voraz:llenar", "--metricas", "127.0.0.1:0", cwd=tmp_path) as (server, port):
+        url = address_of(server)
+        with connect(port) as sock:
+            assert ask(sock, "hola") == "no queda ninguno"
+            for path in ("/salud", "/lista", "/salud", "/metrics"):  # la segunda vez, con el mismo descriptor
+                assert get(url + path).status == 200
 
 
 def without_the_extra() -> Mapping[str, str]:
