@@ -14,7 +14,8 @@ from types import TracebackType
 from typing import Any, cast
 
 from .addresses import unix_path
-from .conversation import RESET, Conversation, Flow
+from .conversation import Conversation, Flow
+from .delivery import cut_if_closed
 from .errors import ConnectionLost
 from .tls import TLSSession
 
@@ -320,8 +321,7 @@ class _Link(asyncio.Protocol):
         try:
             if self.transport.get_write_buffer_size():
                 # Con un FIN, un servidor daría por bueno el medio mensaje que tiene.
-                with contextlib.suppress(OSError):
-                    self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                cut_if_closed(self._sock)
                 self.transport.abort()
                 return
             if session and not self._ended and not self.transport.is_closing():

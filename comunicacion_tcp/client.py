@@ -14,7 +14,8 @@ import time
 from _thread import RLock, allocate_lock  # threading trae lo mismo, y tarda en cargarse
 from collections.abc import Iterable, Iterator
 
-from .conversation import RESET, Conversation, Flow, at_once
+from .conversation import Conversation, Flow, at_once
+from .delivery import cut_if_closed
 from .errors import ConnectionLost
 
 TYPE_CHECKING = False  # como la de typing, sin pagar su importación
@@ -199,8 +200,7 @@ class Client(Conversation):
         if sock:
             if self._unfinished:
                 # Con un FIN, un servidor daría por bueno el medio mensaje que tiene.
-                with contextlib.suppress(OSError):
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                cut_if_closed(sock)
             elif session:
                 session.close()
                 with contextlib.suppress(OSError):  # si cabe y aún hay quien lo oiga

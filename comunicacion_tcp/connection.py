@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
-import struct
-from collections.abc import Callable
+import errno
+import os
+from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from .addresses import Peer, format_address
 from .admission import Admission
-from .deadlines import Deadlines
+from .deadlines import Deadlines, PatientDeadlines, Rounds
+from .delivery import BLINDNESS, arrived, cut_if_closed, in_transit, silence
 from .errors import BadProxyHeader, ServiceTimedOut
 from .limits import Limits
 from .observer import Observer, OnlyTrouble
@@ -33,7 +34,8 @@ from .tls_transport import TLSTransport
 from .workers import Job, Outcome, raising
 
 _READ_SIZE = 64 * 1024  # bytes por lectura: lo que un socket suele tener listo; la mitad del umbral de glibc
-_NO_LINGER = struct.pack("ii", 1, 0)  # cerrar es cortar (socket(7))
+_ROUNDS = 4  # veces, en lo que dura un plazo, que se mira a todos: lo que se puede tardar de más en ver que no avanzan
+_LOST = 2  # veces Limits.keepalive sin que la máquina de un cliente responda: la primera, se le empieza a preguntar
 
 
 class Owner(Protocol):
@@ -73,16 +75,16 @@ class Clocks:
     """Los plazos de todas las conexiones de un servidor."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, limits: Limits) -> None:
-        self.unfinished: Deadlines[Connection] = Deadlines(
-            loop, limits.message_timeout, lambda connection, _: connection.message_late()
+        self.unfinished: PatientDeadlines[Connection] = PatientDeadlines(
+            loop, limits.message_timeout, Connection.see_input, Connection.message_late
         )
         """Con un mensaje a medias."""
-        self.unread: Deadlines[Connection] = Deadlines(
-            loop, limits.output_timeout, lambda connection, owed: connection.output_late(owed)
+        self.unread: PatientDeadlines[Connection] = PatientDeadlines(
+            loop, limits.output_timeout * BLINDNESS, Connection.see_output, Connection.output_late
         )
         """Con respuestas sin leer."""
-        self.idle: Deadlines[ImpatientConnection] = Deadlines(
-            loop, limits.idle_timeout, lambda connection, _: connection.idle()
+        self.idle: PatientDeadlines[ImpatientConnection] = PatientDeadlines(
+            loop, limits.idle_timeout, Connection.see_input, ImpatientConnection.idle
         )
         """Calladas; solo se miran si hay plazo."""
         self.greeting: Deadlines[Handshake | Introduction] = Deadlines(
@@ -93,11 +95,20 @@ class Clocks:
             loop, limits.service_timeout, lambda connection, _: connection.service_late()
         )
         """Esperando al servicio."""
+        self._loop = loop
+        self._round_time = min(limits.output_timeout, limits.keepalive or limits.output_timeout) / _ROUNDS
+        self._rounds: Rounds[Member] | None = None
+
+    def watch(self, everyone: Iterable[Member]) -> None:
+        """Desde ahora se mira cada tanto a ``everyone``, los que haya entonces."""
+        self._rounds = Rounds(self._loop, self._round_time, everyone, lambda member: member.look())
 
     def close(self) -> None:
         """Ya no vencerá ninguno."""
         for clock in (self.unfinished, self.unread, self.idle, self.greeting, self.answering):
             clock.close()
+        if self._rounds:
+            self._rounds.close()
 
 
 class Connection(asyncio.Protocol):
@@ -192,12 +203,15 @@ class Connection(asyncio.Protocol):
         self._server._forget(self)
 
     def pause_writing(self) -> None:
+        # Lo que no le cabe al sistema se perdería si este proceso muere: que no parezca un final en orden.
+        cut_if_closed(self._socket)
         # No lee lo que se le responde: no se le acepta más que responder. Y si no se le lee, no se le mete prisa.
         if not self._conversation.ended:
             self._pause_reading()
-            self._server._clocks.unread.start(self, self._transport.get_write_buffer_size())
+            self._server._clocks.unread.start(self, self.see_output())
 
     def resume_writing(self) -> None:
+        cut_if_closed(self._socket, False)
         if not self._conversation.ended:
             self._server._clocks.unread.stop(self)
             self._go_on()
@@ -212,18 +226,35 @@ class Connection(asyncio.Protocol):
         self._conversation.ended = not self._conversation.busy  # lo retenido puede ser una pregunta
         self._answer(reply)
 
-    def cut(self) -> None:
-        """Se corta ya, con lo que quede sin entregar."""
+    def cut(self, cause: OSError | None = None) -> None:
+        """Se corta ya, con lo que quede sin entregar; a quien se le deba algo, con un RST. ``cause``: si se perdió."""
         self._stop_clocks()
-        owed = self._conversation.busy or (self.introduced and self._transport.get_write_buffer_size())
+        owed = self._conversation.busy or (self.introduced and self._owed())
         if owed:
             self._server._count_cut()
-            self.observer.undelivered(self._peer)
-        self._conversation.ended = True
-        # Desde ya, y no cuando asyncio lo confirme: cortada dos veces se contaría dos.
-        self._server._forget(self)
-        if self.introduced:  # si no ha empezado, ya no lo hará
-            self._transport.abort()
+            if cause:
+                self.observer.lost(self._peer, cause)
+            else:
+                self.observer.undelivered(self._peer)
+        self._leave(reset=bool(owed))
+
+    def give_up(self) -> None:
+        """Ya no se espera más a que lea: lo que guarda el sistema, él lo entrega; si hay más, se corta."""
+        if self._farewell and not self._transport.get_write_buffer_size():
+            self._stop_clocks()
+            self._leave(reset=False)
+        else:
+            self.cut()
+
+    def look(self) -> None:
+        """Cada tanto, por si no avanza lo que ya guarda el sistema, que de eso no avisa."""
+        if not self.introduced or not in_transit(self._socket):
+            return
+        keepalive = self._server.limits.keepalive
+        if keepalive and silence(self._socket) >= _LOST * keepalive:
+            self.cut(_gone())
+        elif not self._farewell and arrived(self._socket) is not None:  # si no, no se sabe si avanza
+            self._server._clocks.unread.start(self, self.see_output())
 
     def dismiss(self, why: str) -> None:
         """Se le dice por qué no se la atiende, o no más, y se cierra."""
@@ -237,13 +268,23 @@ class Connection(asyncio.Protocol):
         if reply:
             self._answer(reply)
 
-    def output_late(self, owed: object) -> None:
-        """No ha leído a tiempo todo lo que se le debe. ``owed``: los bytes que eran."""
-        left = self._transport.get_write_buffer_size()
-        if left == owed:
-            self.cut()
-        else:  # lee despacio, pero lee
-            self._server._clocks.unread.start(self, left)
+    def see_input(self) -> object:
+        """Lo que ve quien espera que envíe: mientras le falte algo nuestro, el plazo empieza cada vez, porque quizá no
+        puede ni enviar hasta que lo lea."""
+        return object() if self._owed() else None
+
+    def see_output(self) -> object:
+        """Lo que ve quien espera que lea: cuánto ha recibido."""
+        owed = self._owed()
+        if not owed:
+            return PatientDeadlines.OVER
+        received = arrived(self._socket)
+        return -owed if received is None else received
+
+    def output_late(self) -> None:
+        """No ha leído a tiempo nada de lo que se le debe."""
+        unanswered = silence(self._socket) > self._server.limits.output_timeout / 2
+        self.cut(_gone() if unanswered else None)
 
     def change_service(self, service: Service, *, deferred: bool) -> None:
         """Desde el mensaje siguiente responde ``service``."""
@@ -271,6 +312,25 @@ class Connection(asyncio.Protocol):
             self.answered(raising(ServiceTimedOut(seconds).with_traceback(where)))
 
     # -- por dentro -----------------------------------------------------------------------------------------
+
+    @property
+    def _socket(self) -> Any:
+        return self._transport.get_extra_info("socket")
+
+    def _owed(self) -> int:
+        """Bytes suyos que no le han llegado: los que esperan aquí y los que guarda el sistema."""
+        in_system = in_transit(self._socket)
+        # Despidiéndose, uno es el FIN.
+        return self._transport.get_write_buffer_size() + (max(0, in_system - 1) if self._farewell else in_system)
+
+    def _leave(self, *, reset: bool) -> None:
+        self._conversation.ended = True
+        # Desde ya, y no cuando asyncio lo confirme: cortada dos veces se contaría dos.
+        self._server._forget(self)
+        if self.introduced:  # si no ha empezado, ya no lo hará
+            if reset:
+                cut_if_closed(self._socket)
+            self._transport.abort()
 
     def _answer(self, reply: bytes) -> None:
         if reply:
@@ -362,20 +422,26 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
             return
         self._transport.resume_reading()
-        self._farewell = _Farewell(
-            self._server.limits, self._transport.get_write_buffer_size(), self._server._loop.time()
-        )
+        # Lo que ya tiene el sistema, casi siempre, está llegando ahora mismo.
+        buffered = self._transport.get_write_buffer_size()
+        self._farewell = _Farewell(self._server.limits, buffered, self.see_output(), self._server._loop.time())
         self._look_again()
 
     def _look_again(self) -> None:
         self._timer = self._server._loop.call_later(self._server.limits.linger_quiet, self._check_closing)
 
     def _check_closing(self) -> None:
-        owed = self._transport.get_write_buffer_size()
-        if self._farewell and not self._farewell.is_over(owed, self._server._loop.time(), self._server.stopping):
+        if not self._farewell:
+            return
+        owed, stopping = self._owed(), self._server.stopping
+        # Al detenerse, lo que ya guarda el sistema lo entrega él: solo se espera a ver si avanza.
+        left = self._transport.get_write_buffer_size() if stopping else owed
+        if not self._farewell.is_over(
+            owed, self.see_output(), self._server._loop.time(), leave_now=stopping and not left
+        ):
             self._look_again()
-        elif owed:
-            self.cut()
+        elif left:
+            self.output_late()
         else:
             self._transport.close()
 
@@ -523,6 +589,11 @@ class Introduction(asyncio.Protocol):
         if hasattr(self, "_transport"):
             self._transport.abort()
 
+    give_up = cut
+
+    def look(self) -> None:
+        """Lo mira su plazo."""
+
     def _hand_on(self, header: ProxyHeader) -> None:
         heir = self._server._welcome(self, header)
         if isinstance(heir, bytes):
@@ -542,9 +613,7 @@ class Introduction(asyncio.Protocol):
     def _reject(self, bad: BadProxyHeader) -> None:
         self._server.observer.proxy_header_bad(self.peer, bad)
         if not self._transport.is_closing():  # cerrado ya, su número puede ser de otro
-            with contextlib.suppress(OSError):  # un sistema que no lo admite: con un FIN
-                sock = self._transport.get_extra_info("socket")
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+            cut_if_closed(self._transport.get_extra_info("socket"))
         self.cut()
 
 
@@ -599,6 +668,11 @@ class Handshake:
         if hasattr(self, "_transport"):
             self._transport.abort()
 
+    give_up = cut
+
+    def look(self) -> None:
+        """Lo mira su plazo."""
+
     def _stop_clocks(self) -> None:
         self._server._clocks.greeting.stop(self)
         if self._timer:
@@ -618,29 +692,37 @@ def descriptor_of(member: Connection | Introduction | Handshake) -> int:
 class _Farewell:
     """Hasta cuándo se espera a quien ya tiene nuestro FIN, o le falta por leer. La hora entra de fuera."""
 
-    __slots__ = ("_deadline", "_last_resort", "_limits", "_owed", "heard")
+    __slots__ = ("_deadline", "_last_resort", "_limits", "_owed", "_seen", "heard")
 
-    def __init__(self, limits: Limits, owed: int, now: float) -> None:
+    def __init__(self, limits: Limits, owed: int, seen: object, now: float) -> None:
         self._limits = limits
         self.heard = False  # si desde la última vez que se miró ha llegado algo
-        self._restart(owed, now)
+        self._restart(owed, seen, now)
 
-    def is_over(self, owed: int, now: float, stopping: bool) -> bool:
-        """Si ya no se espera más: quedan ``owed`` bytes por entregar, y ``stopping`` dice si se detiene el servidor."""
+    def is_over(self, owed: int, seen: object, now: float, *, leave_now: bool) -> bool:
+        """Si ya no se espera más: quedan ``owed`` bytes por entregar, y de lo que ha recibido se ve ``seen``.
+        ``leave_now``: si calla y no avanza, basta."""
         heard, self.heard = self.heard, False
-        if owed < self._owed:  # avanza: el plazo vuelve a empezar, y el de tirar entrada cuando ya no falte nada
-            self._restart(owed, now)
+        if bool(owed) != self._owed or (owed and seen != self._seen):
+            # Avanza: el plazo vuelve a empezar, y el de tirar entrada cuando ya no falte nada.
+            self._restart(owed, seen, now)
             return False
         if heard and not owed and now < self._last_resort:
             # Sigue hablando, y quizá no ha leído aún lo que le dio el sistema: un RST se lo quitaría.
             self._deadline = now + self._limits.linger
             return False
-        return now >= self._deadline or (stopping and not owed and not heard)
+        return now >= self._deadline or (leave_now and not heard)
 
-    def _restart(self, owed: int, now: float) -> None:
-        self._owed = owed
-        self._deadline = now + (self._limits.drain if owed else self._limits.linger)
+    def _restart(self, owed: int, seen: object, now: float) -> None:
+        self._owed = bool(owed)
+        self._seen = seen
+        self._deadline = now + (self._limits.output_timeout * BLINDNESS if owed else self._limits.linger)
         self._last_resort: float = now + self._limits.drain  # y esta, aunque el cliente no calle
+
+
+def _gone() -> OSError:
+    """Lo que dice el sistema de quien ya no responde."""
+    return TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
 
 
 Member = Connection | Handshake | Introduction

@@ -51,10 +51,6 @@ prepara. Con cuatro veces más se ganaba un sexto, y con la cuarta parte se perd
 WINDOW_BYTES = 256 * 1024
 """Y bytes, sin contar lo que pase el último: con mensajes grandes, unas cuatro lecturas del servidor."""
 
-RESET = b"\1\0\0\0\0\0\0\0"
-"""Lo que dice a ``SO_LINGER`` que cerrar sea cortar (RST): dos enteros, sí y 0 segundos. En Windows son más cortos, y
-sus cuatro primeros bytes dicen lo mismo."""
-
 _SHORTEST_WAIT = 0.001  # segundos: con cero o menos, conectar no esperaría nada y fallaría por eso
 _TLS_MAY_RECOVER = ("silent", "cut")  # un servidor que arranca o se detiene; lo demás es de los certificados
 

@@ -37,7 +37,8 @@ class Limits(Record):
 
     message_timeout: float = 10.0
     """Desde que un mensaje empieza hasta que acaba; sus bytes no lo renuevan. A 1 MiB le basta una línea de 1 Mbit/s;
-    a quien envía un byte cada mucho para ocupar sitio, no."""
+    a quien envía un byte cada mucho para ocupar sitio, no. No avanza mientras al cliente le falte algo por recibir:
+    quizá no puede enviar hasta que alguien lea lo suyo."""
 
     goodbye_silence: float = 0.020
     """Silencio tras el que un cliente sin terminador ya no va a completar una despedida empezada. Muchas veces lo que
@@ -79,21 +80,23 @@ class Limits(Record):
 
     idle_timeout: float = 0.0
     """Sin recibir nada de un cliente, hasta cerrarle. 0: nunca, porque una persona ante un teclado puede pensar lo que
-    quiera; de quien ya no está se ocupa ``keepalive``."""
+    quiera; de quien ya no está se ocupa ``keepalive``. No avanza mientras al cliente le falte algo por recibir."""
 
     output_timeout: float = 60.0
-    """Sin que un cliente lea nada de lo que se le debe, hasta cortarle: lo que espera nginx (send_timeout)."""
+    """Sin que un cliente reciba ni un byte de lo que se le debe, hasta cortarle (RST): lo que espera nginx
+    (send_timeout). Cuenta lo que su sistema da por recibido, que hace sitio a saltos: en Linux, hasta de la 16.ª parte
+    de su búfer (400 KB de 6 MB), que a 8 kB por segundo son 50 s."""
 
     keepalive: float = 60.0
     """Sin noticias de la máquina del cliente, hasta preguntarle (RFC 9293, 3.8.4); si no contesta en otro tanto, se da
-    por perdida. Menos de lo que un NAT recuerda una conexión (RFC 5382: más de 2 h; los malos, 5 min). 0: no se
+    por perdida, también si se le debe algo. Menos de lo que un NAT recuerda una conexión (RFC 5382: más de 2 h; los malos, 5 min). 0: no se
     pregunta."""
 
     # -- cerrar
 
     linger: float = 2.0
-    """Tras nuestro FIN se lee y se tira lo que llegue hasta que el cliente calle este tiempo (y como mucho ``drain``):
-    cerrar con entrada sin leer haría al núcleo mandar RST y perder la respuesta. Dos segundos son dos
+    """Tras nuestro FIN, y recibido todo, se lee y se tira lo que llegue hasta que el cliente calle este tiempo (y como
+    mucho ``drain``): cerrar con entrada sin leer haría al núcleo mandar RST y perder la respuesta. Dos segundos son dos
     retransmisiones en una red mala (como Apache). No hay tope de bytes: tirarlos cuesta menos que responderlos."""
 
     linger_quiet: float = 0.5
@@ -101,8 +104,8 @@ class Limits(Record):
     no se espera más por él (si no, Ctrl-C tardaría ``linger`` con un solo cliente pensando)."""
 
     drain: float = 10.0
-    """Para entregar lo debido a quien no lo lee (al despedirse o al detener el servidor): lo que docker espera
-    antes de matar un proceso (systemd, 90 s)."""
+    """Para entregar lo debido al detener el servidor, se lea o no: lo que docker espera antes de matar un proceso
+    (systemd, 90 s). Lo que quede entonces en el sistema lo entrega él; a quien se le deba más se le corta (RST)."""
 
     # -- varios procesos
 

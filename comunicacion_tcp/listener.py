@@ -291,8 +291,9 @@ def _keep_alive(sock: socket.socket, seconds: float) -> None:
         (socket.IPPROTO_TCP, "TCP_KEEPALIVE", quiet),  # así se llama en macOS
         (socket.IPPROTO_TCP, "TCP_KEEPINTVL", max(1, round(quiet / _PROBES))),
         (socket.IPPROTO_TCP, "TCP_KEEPCNT", _PROBES),
-        # Con algo enviado y sin acuse no se pregunta: se reenvía, en Linux hasta 15 min. Este es su plazo (RFC 5482).
-        (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", 2 * quiet * 1000),
+        # TCP_USER_TIMEOUT (RFC 5482), no. Con algo sin entregar Linux no pregunta, reenvía, y ese sería su plazo; pero
+        # también corta a quien no lee y responde a todo, y cambia cuándo se da por perdido a un callado (tcp(7)). De
+        # quien no responde con algo sin entregar se ocupa Connection.look.
     ]
     for level, name, value in options:
         if hasattr(socket, name):

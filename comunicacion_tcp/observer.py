@@ -26,7 +26,7 @@ class Observer:
         """El cliente cerró su lado sin despedirse."""
 
     def lost(self, peer: Peer, cause: Exception) -> None:
-        """La conexión se cortó."""
+        """La conexión se cortó, o su máquina dejó de responder."""
 
     def closed(self, peer: Peer) -> None:
         """Acabó del todo una conversación, como fuera: una vez por cada ``accepted``."""
@@ -42,7 +42,7 @@ class Observer:
         cliente el primero de cada clase en cada conversación."""
 
     def undelivered(self, peer: Peer) -> None:
-        """El cliente no leyó a tiempo lo que se le debía, y se cortó."""
+        """Se cortó con algo por entregar: el cliente no lo leyó a tiempo, o se detiene el servidor."""
 
     def cannot_accept(self, cause: OSError) -> None:
         """No se pudo aceptar una conexión (sin descriptores, casi siempre); se volverá a intentar enseguida."""

@@ -44,6 +44,9 @@ from .workers import Job, Outcome, Tasks, Threads, Workers
 # leer, leer; y una de sobra. Quien ya había enviado megabytes se queda sin respuesta a los últimos.
 _TURNS_TO_READ = 5
 _MOST_SWALLOWED = 64 * 1024  # bytes que se leen, para tirarlos, de quien se rechaza sin esperarlo
+_LOOKS = (
+    4  # veces, en lo que dura un plazo, que se mira si a alguien no le llega lo suyo: es lo que se tarda en notarlo
+)
 THREADS = 32  # hilos para el servicio: como concurrent.futures con muchos procesadores; callados, apenas ocupan
 
 
@@ -175,6 +178,7 @@ class Server:
             self.observer.lowered(self._connections.capacity, limits.max_connections)
         for listener in self._listeners:
             listener.start()
+        self._clocks.watch(self._connections)
 
     def _use_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         """El reloj y los temporizadores serán los de ``loop``."""
@@ -228,7 +232,8 @@ class Server:
         if self._connections:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._all_gone.wait(), self.limits.drain if patience is None else patience)
-        self.cut()
+        for connection in self._connections:
+            connection.give_up()
         self._clocks.close()
         if self._threads:
             self._threads.close()

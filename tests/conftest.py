@@ -20,6 +20,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 # Las pruebas en que hay un servidor de verdad van dos veces: con el bucle de asyncio y con el extra «rapido».
 _ON_BOTH_LOOPS = {
     "test_server",
+    "test_slow_readers",
     "test_own_services",
     "test_introduction",
     "test_tls_transport",

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from comunicacion_tcp.deadlines import Deadlines
+from comunicacion_tcp.deadlines import Deadlines, PatientDeadlines, Rounds
 
 from .support.fakes import FakeLoop
 
@@ -117,3 +117,89 @@ def test_after_a_stopped_loop_what_arrived_in_time_is_read_first() -> None:
     deadlines.stop("c")
     loop.advance(100)
     assert len(expired) == 1
+
+
+# -- los que pueden volver a empezar ------------------------------------------------------------------------
+
+
+def patient() -> tuple[PatientDeadlines[str], FakeLoop, dict[str, object], list[tuple[float, str]]]:
+    """Unos plazos de 8 s, su reloj, lo que se ve de cada clave y lo que va venciendo."""
+    loop: Any = FakeLoop()
+    seen: dict[str, object] = {}
+    expired: list[tuple[float, str]] = []
+    deadlines = PatientDeadlines[str](loop, 8, lambda key: seen.get(key), lambda key: expired.append((loop.now, key)))
+    return deadlines, loop, seen, expired
+
+
+def test_one_that_sees_nothing_new_expires_in_its_time() -> None:
+    deadlines, loop, seen, expired = patient()
+    seen["b"] = 7
+    deadlines.start("a")
+    deadlines.start("b", 7)
+    loop.advance(5)
+    deadlines.restart("a")
+    deadlines.start("b", 8)  # ya corre
+    loop.advance(100)
+    assert expired == [(108, "b"), (113, "a")]
+
+
+def test_one_that_sees_something_new_begins_again() -> None:
+    deadlines, loop, seen, expired = patient()
+    deadlines.start("a")
+    for turn in range(5):
+        loop.advance(7)
+        seen["a"] = turn
+    loop.advance(8)
+    assert not expired
+    loop.advance(1)
+    assert expired == [(144, "a")]
+
+
+def test_one_with_nothing_to_wait_for_does_not_expire() -> None:
+    deadlines, loop, seen, expired = patient()
+    deadlines.start("a")
+    seen["a"] = deadlines.OVER
+    loop.advance(1)
+    assert "a" not in deadlines
+    loop.advance(100)
+    assert not expired
+
+
+# -- las rondas ---------------------------------------------------------------------------------------------
+
+
+def test_everyone_is_looked_at_in_turns_and_again_after_a_while() -> None:
+    loop: Any = FakeLoop()
+    everyone = list(range(450))
+    looked: list[tuple[float, int]] = []
+    rounds = Rounds[int](loop, 10, everyone, lambda one: looked.append((loop.now, one)))
+    loop.advance(9)
+    assert not looked
+    loop.now += 1
+    loop.turn()
+    assert len(looked) == 200
+    loop.turn()
+    loop.turn()
+    assert looked == [(110, one) for one in range(450)]
+    everyone.append(450)
+    loop.advance(10)
+    assert looked[450:] == [(120, one) for one in range(451)]
+    rounds.close()
+    loop.advance(100)
+    assert len(looked) == 901
+
+
+def test_one_that_cannot_be_looked_at_does_not_end_the_rounds() -> None:
+    loop: Any = FakeLoop()
+    looked: list[int] = []
+
+    def look(one: int) -> None:
+        looked.append(one)
+        if one == 2:
+            raise MemoryError
+
+    Rounds[int](loop, 10, [1, 2, 3], look)
+    for _ in range(2):
+        with pytest.raises(MemoryError):
+            loop.advance(10)
+    assert looked == [1, 2, 1, 2]

@@ -635,7 +635,7 @@ def test_the_end_of_input_closes_as_soon_as_all_is_answered() -> None:
 
 
 def test_delivering_lasts_while_the_client_advances() -> None:
-    connection, wire, loop, recorder = fake_connection()
+    connection, wire, loop, recorder = fake_connection(Limits(output_timeout=10))
     wire.owed = 5000
     connection.data_received(b"DESCONEXION\n")
     for _ in range(4):

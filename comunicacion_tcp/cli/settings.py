@@ -30,11 +30,11 @@ SERVER_LIMITS = {
     "backlog": ("--cola", "conexiones por aceptar que guarda el sistema"),
     "accept_pause": ("--pausa-aceptar", "sin poder aceptar, hasta volver a intentarlo"),
     "idle_timeout": ("--plazo-inactivo", "sin recibir nada hasta cerrar; 0, nunca"),
-    "output_timeout": ("--plazo-salida", "sin que un cliente lea lo que se le debe, hasta cortarlo"),
+    "output_timeout": ("--plazo-salida", "sin que un cliente reciba nada de lo que se le debe, hasta cortarlo"),
     "keepalive": ("--keepalive", "sin noticias de una máquina hasta preguntarle; 0, nunca"),
     "linger": ("--plazo-cierre", "callado un cliente tras la despedida, hasta cerrar"),
     "linger_quiet": ("--calma-cierre", "lo mismo, al detener el servidor"),
-    "drain": ("--plazo-parada", "para entregar lo debido, al despedirse o al detener el servidor"),
+    "drain": ("--plazo-parada", "para entregar lo debido al detener el servidor"),
     "worker_timeout": ("--plazo-proceso", "con --procesos, sin señales de vida de uno, hasta poner otro"),
     "handover": ("--plazo-relevo", "al recargar, para las conversaciones de los procesos de antes; 0, lo que duren"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -73,6 +74,7 @@ class FakeTransport:
     """Un transporte que apunta lo que se le pide. ``owed``: bytes que el cliente aún no ha leído."""
 
     def __init__(self) -> None:
+        self.socket: socket.socket | None = None  # el de verdad, si la prueba quiere que haya uno debajo
         self.written = b""
         self.owed = 0
         self.high = -1
@@ -84,6 +86,10 @@ class FakeTransport:
     def set_write_buffer_limits(self, high: int) -> None:
         """Apunta el umbral; aquí quien decide pausar es la prueba."""
         self.high = high
+
+    def get_extra_info(self, name: str) -> object:
+        """El socket que haya debajo."""
+        return getattr(self, name)
 
     def get_write_buffer_size(self) -> int:
         """Lo que falta por entregar."""
