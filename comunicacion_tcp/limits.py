@@ -89,8 +89,8 @@ class Limits(Record):
 
     keepalive: float = 60.0
     """Sin noticias de la máquina del cliente, hasta preguntarle (RFC 9293, 3.8.4); si no contesta en otro tanto, se da
-    por perdida, también si se le debe algo. Menos de lo que un NAT recuerda una conexión (RFC 5382: más de 2 h; los malos, 5 min). 0: no se
-    pregunta."""
+    por perdida, también si se le debe algo. Menos de lo que un NAT recuerda una conexión (RFC 5382: más de 2 h; los
+    malos, 5 min). 0: no se pregunta."""
 
     # -- cerrar
 
