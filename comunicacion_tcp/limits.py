@@ -84,8 +84,8 @@ class Limits(Record):
 
     output_timeout: float = 60.0
     """Sin que un cliente reciba ni un byte de lo que se le debe, hasta cortarle (RST): lo que espera nginx
-    (send_timeout). Cuenta lo que su sistema da por recibido, que hace sitio a saltos: en Linux, hasta de la 16.ª parte
-    de su búfer (400 KB de 6 MB), que a 8 kB por segundo son 50 s."""
+    (send_timeout). Cuenta lo que su sistema da por recibido, que hace sitio a saltos. Medidos en Linux: de 100 KB, y de
+    800 si antes leyó deprisa, que a 16 kB por segundo son 50 s."""
 
     keepalive: float = 60.0
     """Sin noticias de la máquina del cliente, hasta preguntarle (RFC 9293, 3.8.4); si no contesta en otro tanto, se da
