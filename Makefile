@@ -5,9 +5,15 @@ PYTHON ?= python3
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 VENV := .venv/$(VERSION)
 BIN := $(VENV)/bin
-COVERAGE ?= yes
-# Dos procesos de pruebas bastan: casi todas esperan a otros procesos, no al procesador.
-PYTEST := $(BIN)/python -m pytest -n 2
+# Seis procesos de pruebas aunque haya dos procesadores: casi todo el tiempo, una prueba espera a otro proceso.
+WORKERS ?= 6
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
+# Las que bastan para pasar por cada rama de protocol.py. No arrancan ningún programa: medirlas cuesta segundos.
+PROTOCOL_TESTS := tests/test_protocol.py tests/test_protocol_property.py tests/test_fuzz_corpus.py
+# Lo que no depende de la versión de Python: lo que otros programas dicen de deploy/, lo que miden make bench y
+# make soak, en corto, y cómo está ordenado el código. Un fichero que no esté aquí se prueba en todas.
+SAME_IN_EVERY_PYTHON := $(wildcard tests/test_deploy*.py) \
+	$(addprefix tests/test_, architecture.py benchmarks.py old_python.py sizing.py soak.py)
 
 BENCH := .venv/bench-$(VERSION)
 # Sin más, la medida entera, que se escribe en docs/ y en el README. Para ver solo algo:
@@ -23,11 +29,13 @@ FUZZ_RUNS ?= 10000000
 # Con FUZZ_KEEP=1 se queda en fuzz/corpus.txt con lo nuevo que encuentre.
 FUZZ_KEEP ?=
 
-.PHONY: bench soak share help test test-all lint types tests fuzz atheris format install install-all clean
+.PHONY: bench soak share help test test-all lint types protocol tests tests-between coverage \
+	fuzz atheris format install install-all clean
 
 help:
 	@echo 'make test       estilo, tipos y pruebas con $(PYTHON) (lo instala todo en .venv/)'
 	@echo 'make test-all   lo mismo, con las pruebas repetidas en cada Python desde 3.10 que haya'
+	@echo 'make coverage   la cobertura de todo, con la de los programas que arrancan las pruebas'
 	@echo 'make fuzz       el protocolo contra su modelo: cien mil ejemplos de cada propiedad y diez millones de entradas'
 	@echo 'make bench      la velocidad, junto a la de otros servidores y a la de uno en C'
 	@echo 'make soak       la fiabilidad: lo que aguanta el servidor cuando todo va mal'
@@ -35,7 +43,7 @@ help:
 	@echo 'make format     pone el estilo'
 	@echo 'make clean      borra lo generado'
 
-test: lint types tests
+test: lint types protocol tests
 
 lint: install
 	$(BIN)/ruff format --check .
@@ -45,19 +53,27 @@ types: install
 	$(BIN)/mypy
 
 # protocol.py es la pieza de la que depende todo: ni una rama sin probar.
-tests: install
-ifeq ($(COVERAGE),no)
-	$(PYTEST)
-else
-	COVERAGE_FILE=.coverage.$(VERSION) $(PYTEST) --cov --cov-report=term
-	COVERAGE_FILE=.coverage.$(VERSION) $(BIN)/coverage report --include='*/protocol.py' --fail-under=100
-endif
+protocol: install
+	COVERAGE_FILE=.coverage.protocol $(BIN)/python -m pytest --quiet --hypothesis-profile=dev $(PROTOCOL_TESTS) \
+		--cov=comunicacion_tcp.protocol --cov-report=term --cov-fail-under=100
 
-# La cobertura, en el primero: la misma en todos, y con ella las pruebas tardan el doble.
-test-all: lint types
-	@set -e; coverage=yes; for python in $$($(PYTHON) tools/find_pythons.py); do \
-		echo "== $$python"; $(MAKE) --no-print-directory tests PYTHON="$$python" COVERAGE=$$coverage; coverage=no; \
+tests: install
+	$(PYTEST)
+
+# En un Python de los de en medio: lo que puede ser distinto en él; de cada propiedad, 200 ejemplos también con CI=true.
+tests-between: install
+	$(PYTEST) --hypothesis-profile=dev $(addprefix --ignore=,$(SAME_IN_EVERY_PYTHON))
+
+test-all: lint types protocol
+	@set -e; pythons=$$($(PYTHON) tools/find_pythons.py); \
+	oldest=$$(echo "$$pythons" | head -n 1); newest=$$(echo "$$pythons" | tail -n 1); \
+	for python in $$pythons; do \
+		case $$python in "$$oldest" | "$$newest") target=tests ;; *) target=tests-between ;; esac; \
+		echo "== $$python: $$target"; $(MAKE) --no-print-directory $$target PYTHON="$$python"; \
 	done
+
+coverage: install
+	COVERAGE_FILE=.coverage.$(VERSION) $(PYTEST) --cov --cov-report=term
 
 fuzz: install
 	$(PYTEST) tests/test_protocol_property.py --hypothesis-profile=long

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from hypothesis import settings
+from hypothesis import is_hypothesis_test, settings
 
 from .support import loops
 from .support.certificates import Certificates
@@ -35,8 +35,9 @@ _ON_BOTH_LOOPS = {
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Repite con cada bucle las pruebas de los ficheros de arriba."""
-    both = metafunc.module.__name__.rpartition(".")[2] in _ON_BOTH_LOOPS
+    """Repite con cada bucle las pruebas de los ficheros de arriba, salvo las propiedades, que no tienen bucle."""
+    of_a_server = metafunc.module.__name__.rpartition(".")[2] in _ON_BOTH_LOOPS
+    both = of_a_server and not is_hypothesis_test(metafunc.function)
     metafunc.parametrize("loop_kind", [loops.STANDARD, loops.FAST] if both else [loops.STANDARD], indirect=True)
 
 

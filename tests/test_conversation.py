@@ -81,7 +81,7 @@ def test_a_reply_of_several_megabytes_arrives_whole(talk: Talk) -> None:
 def test_a_server_that_answers_as_it_reads_never_blocks_us(talk: Talk) -> None:
     # Más de lo que cabe en los búferes de los dos sentidos: si solo escribiéramos, nadie avanzaría.
     def serve(sock: socket.socket) -> None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
         while data := sock.recv(65536):
             sock.sendall(data.upper())
 

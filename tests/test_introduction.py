@@ -67,6 +67,7 @@ def test_the_client_is_whoever_the_header_says(header: bytes, peer: Peer) -> Non
         assert receive(sock, 5) == b"HOLA\n"
         sock.sendall(b"DESCONEXION\n")
         assert receive_all(sock) == BYE
+        sock.shutdown(socket.SHUT_WR)
         wait_until(lambda: running.events.gone == [peer])
         assert running.events.events == [("accepted", peer, None), ("said_goodbye", peer, None)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import glob
 import os
 import shutil
@@ -12,6 +13,7 @@ import pytest
 from .support.examples import ROOT
 
 
+@functools.cache
 def old_pythons() -> list[str]:
     """Los Python anteriores a 3.10 que haya en la máquina, en el PATH o en pyenv."""
     root = os.environ.get("PYENV_ROOT", os.path.expanduser("~/.pyenv"))

@@ -13,11 +13,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from .examples import ROOT
 from .loops import python_path
 from .programs import Program
+from .tools import missing
 from .waiting import wait_until
 
 NOBODY = 65532  # el usuario de la imagen
@@ -43,9 +42,9 @@ def first_process(extra: Path, *options: str, until: str = "Servidor escuchando"
     """El servidor, en cuanto escribe ``until``, y el número que tiene fuera. ``extra``: una carpeta de la que puede
     importar un servicio."""
     if os.geteuid() or not all(map(shutil.which, _TOOLS)):
-        _without("hacen falta root y unshare")
+        missing("hacen falta root y unshare")
     if subprocess.run(["unshare", "--mount", "--pid", "--fork", "true"], capture_output=True).returncode:
-        _without("el sistema no deja crear espacios de nombres")
+        missing("el sistema no deja crear espacios de nombres")
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     server = [f"/mnt/python/bin/{version}", "-B", "/mnt/app/Servidor_TCP.py", "--host", "127.0.0.1", "--puerto", "0"]
     prepare = ["sh", "-c", _PREPARE, "sh", str(ROOT), sys.base_prefix, str(extra)]
@@ -81,9 +80,3 @@ def end(program: Program, pid: int, number: signal.Signals) -> int:
     os.kill(pid, number)
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), "que acabe")
     return program.wait()
-
-
-def _without(why: str) -> None:
-    if os.environ.get("CI") == "true":
-        pytest.fail(why)
-    pytest.skip(why)

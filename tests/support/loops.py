@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-import pytest
-
 from .examples import ROOT
+from .tools import missing
 
 Result = TypeVar("Result")
 
@@ -21,7 +21,7 @@ def choose(kind: str) -> None:
     """Desde aquí, los servidores de las pruebas usan el bucle ``kind``; se salta la prueba si no está instalado."""
     global _chosen
     if kind == FAST:
-        pytest.importorskip("uvloop")
+        importlib.util.find_spec("uvloop") or missing("falta uvloop")
     _chosen = kind
 
 

@@ -12,23 +12,37 @@ from pathlib import Path
 
 import pytest
 
+from .tools import missing
 from .waiting import wait_until
 
 
 @contextlib.contextmanager
 def default_port() -> Iterator[None]:
     """Reserva el puerto 5000 entre todas las pruebas de esta máquina; si lo tiene otro programa, se dice."""
-    with (Path(tempfile.gettempdir()) / f"comunicacion_tcp-5000-{os.getuid()}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with lock(Path(tempfile.gettempdir()) / f"comunicacion_tcp-5000-{os.getuid()}.lock"):
         try:
             # Entre estas pruebas queda libre enseguida: si no, es de otro.
             wait_until(_is_free, "que quede libre el puerto 5000", patience=3)
         except AssertionError:
-            taken = "otro programa tiene el puerto 5000"
-            if os.environ.get("CI") == "true":
-                pytest.fail(taken)
-            pytest.skip(taken)
+            missing("otro programa tiene el puerto 5000")
         yield
+
+
+@contextlib.contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Espera a ser quien tiene ``path``, un fichero de quien prueba. En la carpeta temporal escribe cualquiera: si lo
+    que hay ahí es un enlace, o de otro, no se toca, y se dice."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        pytest.fail(f"no se puede usar {path}, que no es un fichero de quien prueba; bórralo: {error.strerror}")
+    try:
+        if os.fstat(descriptor).st_uid != os.getuid():
+            pytest.fail(f"{path} es de otro usuario: bórralo")
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def listening_ports(pid: int) -> list[int]:

@@ -1,20 +1,25 @@
-"""Los programas ajenos que algunas pruebas necesitan."""
+"""Lo ajeno que algunas pruebas necesitan, y qué pasa si falta."""
 
 from __future__ import annotations
 
 import os
 import shutil
+from typing import NoReturn
 
 import pytest
 
 
+def missing(why: str) -> NoReturn:
+    """Lo que hace falta no está: la prueba se salta y dice ``why``. En la integración continua (``CI=true``) es un
+    fallo, porque ``.ci/run`` instala lo que piden las pruebas."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(why)
+    pytest.skip(why)
+
+
 def need(*names: str) -> str:
-    """La ruta del primero de ``names`` que haya. Si no hay ninguno la prueba se salta diciéndolo; en la integración
-    continua (``CI=true``) eso es un fallo, porque ``.ci/run`` los instala."""
+    """La ruta del primero de ``names`` que haya; si no hay ninguno, ``missing``."""
     for name in names:
         if path := shutil.which(name):
             return path
-    missing = f"falta el programa {' o '.join(names)}"
-    if os.environ.get("CI") == "true":
-        pytest.fail(missing)
-    pytest.skip(missing)
+    missing(f"falta el programa {' o '.join(names)}")
