@@ -245,8 +245,10 @@ class Client(Conversation):
             rest = rest[sock.send(rest) :]
         except BlockingIOError:
             pass
-        except OSError:
-            # El servidor ya no lee, pero puede haber dicho por qué: se deja de escribir y se sigue leyendo.
+        except OSError as error:
+            # El servidor ya no lee, pero puede haber dicho por qué: se deja de escribir y se sigue leyendo. El corte se
+            # apunta ya: el sistema lo cuenta una sola vez, y la lectura lo tomaría por un cierre (socket(7), SO_ERROR).
+            self._cut_by = error
             rest = rest[:0]
         self._unfinished = bool(rest)
         return rest

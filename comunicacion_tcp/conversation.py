@@ -327,7 +327,8 @@ class Conversation:
                 self._time_out(self._limits.reply_timeout)
             if not moved:
                 self._protocol.receive_silence()
-        self._receive_end()
+        if not self._protocol.ends_replies and not self._cut_by:  # si no, lo que haya a medias no es una respuesta
+            self._receive_end()
         reply = self._protocol.next_reply()
         if reply is None:
             raise self._loss()
@@ -350,6 +351,8 @@ class Conversation:
                 if not moved or self._now() > deadline:
                     break
             self._complain_of_tls()
+            if self._cut_by and not self._session and self._protocol.half_reply:
+                raise self._loss()
             self._protocol.receive_eof()
             while (reply := self._protocol.next_reply()) is not None:
                 replies.append(reply)
@@ -492,9 +495,8 @@ class Conversation:
             self._server_ended = True
 
     def _receive_end(self) -> None:
-        """El fin de la entrada acaba la última respuesta. Con TLS, solo si el servidor avisó: si no, quizá la cortó
-        otro. Sin TLS, un corte no dice más que el silencio: no acaba la de un servidor que las acaba en salto de
-        línea."""
+        """El fin de la entrada acaba lo último que dijo el servidor. Con TLS, solo si avisó: si no, quizá lo cortó
+        otro. Sin TLS, un corte no dice más que el silencio."""
         if not self._server_ended or (self._session and not self._session.peer_closed):
             return
         if self._cut_by and not self._session:

@@ -604,7 +604,17 @@ class ClientProtocol:
     @property
     def awaiting_silence(self) -> bool:
         """Si hay una respuesta empezada que el silencio daría por acabada."""
-        return bool(self._pending) and not self._server_sends_lines
+        return self.half_reply and not self._server_sends_lines
+
+    @property
+    def half_reply(self) -> bool:
+        """Si ha llegado el principio de una respuesta, y no su final."""
+        return bool(self._pending)
+
+    @property
+    def ends_replies(self) -> bool:
+        """Si el servidor acaba sus respuestas en salto de línea: lo ha hecho con alguna."""
+        return self._server_sends_lines
 
     @property
     def has_reply(self) -> bool:

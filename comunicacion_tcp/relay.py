@@ -24,9 +24,13 @@ TYPE_CHECKING = False  # como la de typing, sin pagar su importación
 if TYPE_CHECKING:
     from typing import Any
 
-# Bytes por lectura. Con 64 KiB costaba un 10 % más; con 1 MiB, lo mismo. Siempre sobre los mismos dos búferes: pedir
-# uno cada vez, de más de 128 KiB, es pedir y devolver páginas al sistema, y eso sí se nota.
+# Bytes por lectura, y de la línea más larga que se envía siempre entera. Con 64 KiB costaba un 10 % más; con 1 MiB, lo
+# mismo. Siempre sobre los mismos dos búferes: pedir uno cada vez, de más de 128 KiB, es pedir y devolver páginas al
+# sistema, y eso sí se nota.
 _BLOCK = 256 * 1024
+# Y cuando la salida va más lenta que el servidor: así se le lee a menudo, y no parece que nadie le lee. A 1 kB/s, cada
+# 16 s.
+_SIP = 16 * 1024
 
 _GOODBYE = GOODBYE.encode()
 _GOODBYE_LINE = rb"(?m)^" + _GOODBYE + rb"\r?\n"  # sin compilar: casi nadie la necesita, y re la recuerda
@@ -35,8 +39,15 @@ _NEWLINE = ord("\n")
 _ENOUGH = len(_GOODBYE) + 2  # bytes del principio de una línea que bastan para saber que no es la despedida
 
 
+CLOSED, CUT, SILENT = "closed", "cut", "silent"
+"""Cómo acaba un servidor: cierra su lado (FIN, o el aviso de TLS), corta (RST) o calla sin cerrar."""
+
+
 class Tally:
-    """Qué se ha enviado, qué ha llegado y qué falta. Pura: cuenta líneas, estén cortadas por donde estén."""
+    """Qué se ha enviado, qué ha llegado y qué falta. Pura: cuenta líneas, estén cortadas por donde estén.
+
+    Las reglas son la tabla de «Cuándo -q acaba bien», en ``docs/protocolo.md``.
+    """
 
     def __init__(self) -> None:
         self.said_goodbye = False
@@ -45,6 +56,7 @@ class Tally:
         self._start = b""  # principio de la línea enviada a medias
         self._replies = 0  # respuestas acabadas
         self._half_reply = False  # ha llegado algo de otra
+        self._half_greeting = False  # ha llegado el principio de una línea que no es respuesta de nada
         self._quiet = True  # no ha llegado nada desde lo último enviado
 
     def send(self, block: bytearray, size: int) -> int:
@@ -65,9 +77,27 @@ class Tally:
 
     def receive(self, block: bytes | bytearray, size: int) -> None:
         """Llegaron los ``size`` primeros bytes de ``block``; al menos uno."""
-        self._replies += block.count(b"\n", 0, size)
-        self._half_reply = block[size - 1] != _NEWLINE
+        half = block[size - 1] != _NEWLINE
+        if not self.messages:  # un saludo: aún no se ha preguntado nada
+            self._half_greeting = half
+            return
+        lines = block.count(b"\n", 0, size)
+        if self._half_greeting and lines:
+            self._half_greeting = False
+            lines -= 1
+        self._replies += lines
+        self._half_reply = half
         self._quiet = False
+
+    @property
+    def messages(self) -> int:
+        """Cuántos mensajes se han enviado; el último cuenta aunque no acabe en salto de línea."""
+        return self._sent + self.mid_line
+
+    @property
+    def mid_line(self) -> bool:
+        """Si se ha enviado el principio de una línea, y no su final."""
+        return bool(self._start)
 
     @property
     def due(self) -> bool:
@@ -76,18 +106,46 @@ class Tally:
         return self._sent > self._replies and (self._replies > 0 or self._quiet)
 
     @property
-    def settled(self) -> bool:
-        """Si no ha llegado ninguna respuesta a medias."""
-        return not self._half_reply
+    def unanswered(self) -> int:
+        """Cuántos mensajes enviados no se sabe que tengan su respuesta entera."""
+        return max(0, self._owed - self._replies - self._half_is_whole)
 
     @property
-    def unanswered(self) -> int:
-        """Cuántos mensajes enviados no tienen respuesta; el último cuenta aunque no acabe en salto de línea. De un
-        servidor que no responde por líneas, 0 si dijo algo."""
-        if not self._replies and self._half_reply:
-            return 0
-        owed = self._sent + bool(self._start) - self._replies - self._half_reply
-        return max(0, owed - self.said_goodbye)  # a la despedida basta contestar cerrando
+    def half_reply(self) -> bool:
+        """Si de la última respuesta solo ha llegado el principio."""
+        return self._half_reply and not self._half_is_whole
+
+    @property
+    def uncountable(self) -> bool:
+        """Si ninguna respuesta ha acabado en salto de línea y no se sabe cuántas hay en lo que ha llegado."""
+        return not self._replies and self.half_reply
+
+    @property
+    def excess(self) -> bool:
+        """Si han llegado más líneas que mensajes: las hay de varias, y no se sabe cuál es de cuál."""
+        return self._replies > self.messages
+
+    def complete(self, end: str) -> bool:
+        """Si no falta nada, ahora que el servidor ha acabado así (``CLOSED``, ``CUT`` o ``SILENT``)."""
+        if self.unanswered or self.half_reply:
+            return False
+        if end == CLOSED:
+            return True
+        # Sin su cierre no se sabe si de una respuesta de varias líneas faltaba alguna. Y de una sin salto de línea, un
+        # corte dice que no acabó; el silencio, con un solo mensaje, que sí: hay servidores que no lo ponen.
+        return not self.excess and not (self._half_reply and (end == CUT or self._replies))
+
+    @property
+    def _owed(self) -> int:
+        return self.messages - self.said_goodbye  # a la despedida basta contestar cerrando
+
+    @property
+    def _half_is_whole(self) -> bool:
+        """Si lo que ha llegado sin salto de línea puede ser una respuesta entera: la única, de un servidor que no los
+        pone, o la de un último mensaje que tampoco lo llevaba."""
+        if not self._half_reply:
+            return False
+        return self._owed <= 1 if not self._replies else self.mid_line and self._replies == self._sent
 
     def _goodbye_end(self, block: bytearray, size: int) -> int:
         """Dónde acaba en ``block`` la primera línea que es la despedida; 0 si no la hay."""
@@ -130,23 +188,33 @@ class Relay(Client):
         source: int,
         write: Callable[[memoryview], object],
         report: Callable[[int], object] = lambda _: None,
+        *,
+        output: int = -1,
     ) -> None:
         """Envía lo que vaya dando el descriptor ``source`` hasta que acabe, o hasta una línea de despedida, y da a
         ``write`` los bytes de las respuestas según llegan, que solo valen hasta que ``write`` vuelve. La memoria no
         depende de cuántas líneas sean ni de cómo de largas.
 
-        ``report``: se llama a menudo con cuántos bytes se han enviado. Esperar a la entrada no tiene plazo. Errores:
-        ``TimedOut`` si el servidor debe algo y en ``limits.reply_timeout`` segundos no llega nada;
-        ``ConnectionLost`` si cierra o corta antes de responderlo todo (``tally.unanswered`` dice cuánto faltó; con TLS,
-        también si falta su aviso de cierre); ``OSError`` de la entrada, y lo que lance ``write``.
+        Las líneas de hasta ``_BLOCK`` bytes se envían enteras: la que la entrada deja a medias espera aquí a su final.
+
+        Si ``write`` se queda con algo que no puede escribir aún, devuelve verdadero. Entonces no recibe nada más hasta
+        que ``output``, su descriptor, admita algo; se le llama con nada, y vuelve a decir si le queda. Mientras, se
+        sigue enviando: un servidor no debe recibir media línea porque nuestra salida vaya lenta.
+
+        ``report``: se llama a menudo con cuántos bytes se han enviado. Esperar a la entrada o a la salida no tiene
+        plazo. Acabada la entrada se espera a que el servidor cierre. Errores: ``TimedOut`` si en
+        ``limits.reply_timeout`` segundos no llega nada y no se sabe que lo haya respondido todo; ``ConnectionLost`` si
+        cierra o corta antes (con TLS, también si falta su aviso de cierre). ``tally`` dice qué faltó. ``OSError`` de la
+        entrada, y lo que lance ``write``.
         """
         sock, selector = self._connected()
         with _Input(source, selector) as entry:
-            self._exchange_all(sock, selector, entry, write, report)
+            self._exchange_all(sock, selector, entry, write, report, output)
         self._complain_of_tls()
         self.tally.end_input()  # la despedida pudo ir sin salto de línea, y con la entrada aún abierta
         finished = entry.ended or self.tally.said_goodbye
-        if self._server_ended and (not finished or self.tally.unanswered):
+        end = CUT if self._cut_by and not self._session else CLOSED
+        if self._server_ended and not (finished and self.tally.complete(end)):
             raise ConnectionLost(self.address, self._cut_by)
 
     def _exchange_all(
@@ -156,44 +224,58 @@ class Relay(Client):
         entry: _Input,
         write: Callable[[memoryview], object],
         report: Callable[[int], object],
+        output: int,
     ) -> None:
-        buffer = bytearray(_BLOCK)
+        lines = _Lines(self.tally)
         rest = memoryview(b"")
         total = 0
         since = time.monotonic()  # desde cuándo el servidor debe algo y no se mueve
-        self._deliver(write)  # lo que llegara con el saludo de TLS
+        stuck = self._deliver(write)  # lo que llegara con el saludo de TLS
+        sip = _BLOCK
         while not self._server_ended:
             # Lo siguiente no se lee hasta haber enviado esto: quien no nos lee nos detiene, y la memoria es la misma.
             entry.watch(not rest and not entry.ended)
-            waiting = bool(rest) or self.tally.due or entry.ended
-            done = entry.ended and not rest and not self.tally.unanswered
-            # A quien lo ha respondido todo y no cierra no se le espera más. Si lo último no acabó, sí, por si sigue.
-            patience = self._limits.reply_silence if done and self.tally.settled else self._limits.reply_timeout
-            left = since + patience - time.monotonic()
+            _watch(
+                selector, sock.fileno(), (0 if stuck else selectors.EVENT_READ) | (selectors.EVENT_WRITE if rest else 0)
+            )
+            # A quien no se le lee, porque nuestra salida no admite más, no se le puede pedir nada.
+            waiting = not stuck and (bool(rest) or self.tally.due or entry.ended)
+            left = since + self._limits.reply_timeout - time.monotonic()
             if waiting and left <= 0:
-                if done:
+                if entry.ended and not rest and self.tally.complete(SILENT):
                     return
-                raise TimedOut(self.address, patience, connecting=False)
-            selector.modify(sock, selectors.EVENT_READ | (selectors.EVENT_WRITE if rest else 0))
-            events = {key.fd: mask for key, mask in selector.select(0 if entry.ready else left if waiting else None)}
-            mine = events.pop(sock.fileno(), 0)
+                raise TimedOut(self.address, self._limits.reply_timeout, connecting=False)
+            if stuck:
+                _watch(selector, output, selectors.EVENT_WRITE)
+            ready = selector.select(0 if entry.ready else left if waiting else None)
+            events = {key.fd: mask for key, mask in ready}
+            mine = events.get(sock.fileno(), 0)
             if mine & selectors.EVENT_READ:
                 # Se lee siempre, también con algo por enviar: un servidor al que no se le lee deja de leer.
                 if self._session:
                     self._read(sock)
-                    self._deliver(write)
+                    stuck = self._deliver(write)
                 else:
-                    self._read_plain(sock, write)
+                    stuck = self._read_plain(sock, write, sip)
+                    sip = _SIP if stuck else min(_BLOCK, sip * 2)
                 if self._session and not self._server_ended and (more := self._session.take_outgoing()):
                     rest = memoryview(bytes(rest) + more)  # lo que TLS contesta por su cuenta
-            if mine or not waiting:
+            elif stuck and output in events:
+                stuck = bool(write(memoryview(b"")))
+                if not stuck:
+                    _watch(selector, output, 0)
+            if not waiting or (mine and self.tally.messages):  # a quien no se preguntó nada, hablar no le da más plazo
                 since = time.monotonic()
-            if not rest and (events or entry.ready):
-                size = entry.read_into(buffer)
+            if not rest and (entry.ready or entry.fd in events):
+                size = entry.read_into(lines.room())
                 if size is None:
                     continue  # otro proceso se llevó lo que había
                 total += size
-                rest = self._prepare(entry, buffer, size)
+                entry.ended, block = lines.take(size)
+                # Sin copiarlo: a quien escribe o cifra le da igual.
+                rest = self._for_the_wire(block, last=entry.ended)  # type: ignore[arg-type]
+                if not rest and not entry.ended:
+                    continue
             elif not mine & selectors.EVENT_WRITE:
                 continue
             rest = self._write(sock, rest)
@@ -201,41 +283,80 @@ class Relay(Client):
             if entry.ended and not rest:
                 with contextlib.suppress(OSError):  # ya cortada por el otro lado: lo dirá la lectura
                     sock.shutdown(socket.SHUT_WR)
+        entry.watch(False)
+        _watch(selector, sock.fileno(), 0)
+        while stuck:
+            _watch(selector, output, selectors.EVENT_WRITE)
+            selector.select()
+            stuck = bool(write(memoryview(b"")))
 
-    def _prepare(self, entry: _Input, buffer: bytearray, size: int) -> memoryview:
-        """Lo que hay que escribir para enviar lo recién leído, y nada más si es lo último."""
-        if size:
-            size = self.tally.send(buffer, size)
-            entry.ended = self.tally.said_goodbye
-        else:
-            entry.ended = True
-            self.tally.end_input()
-        # Sin copiarlo: a quien escribe o cifra le da igual.
-        return self._for_the_wire(memoryview(buffer)[:size], last=entry.ended)  # type: ignore[arg-type]
-
-    def _read_plain(self, sock: socket.socket, write: Callable[[memoryview], object]) -> None:
+    def _read_plain(self, sock: socket.socket, write: Callable[[memoryview], object], most: int) -> bool:
         """Lo que ``_read`` y ``_deliver``, sin cifrar y sin pedir memoria."""
         size = 0
         try:
-            size = sock.recv_into(self._inbox)
+            size = sock.recv_into(self._inbox, most)
         except BlockingIOError:
-            return
+            return False
         except OSError as error:
             self._cut_by = error
-        if size:
-            self.tally.receive(self._inbox, size)
-            write(memoryview(self._inbox)[:size])
-        else:
+        if not size:
             self._server_ended = True
+            return False
+        self.tally.receive(self._inbox, size)
+        return bool(write(memoryview(self._inbox)[:size]))
 
-    def _deliver(self, write: Callable[[memoryview], object]) -> None:
-        for data in self._raw.take():
-            self.tally.receive(data, len(data))
-            write(memoryview(data))
+    def _deliver(self, write: Callable[[memoryview], object]) -> bool:
+        """Da a ``write`` lo que haya llegado; devuelve si se ha quedado con algo."""
+        data = b"".join(self._raw.take())
+        if not data:
+            return False
+        self.tally.receive(data, len(data))
+        return bool(write(memoryview(data)))
 
     def _greet(self, *arguments: Any) -> Any:
         self._protocol = self._raw  # un servidor puede hablar detrás del saludo de TLS
         return super()._greet(*arguments)
+
+
+class _Lines:
+    """Lo leído de la entrada, que se envía por líneas enteras. Si la última está a medias espera a su final, salvo que
+    no quepa o que su principio ya se enviara: a quien le llega media línea puede vencerle el plazo de la otra media.
+    También espera media despedida, pero no una a la que solo le falte el salto de línea: puede ser la última."""
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+        self._block = bytearray(_BLOCK)
+        self._start = self._end = 0  # la línea que espera
+
+    def room(self) -> memoryview:
+        """Dónde leer lo siguiente, ahora que ``take`` ya está enviado."""
+        size = self._end - self._start
+        self._block[:size] = self._block[self._start : self._end]
+        self._start, self._end = 0, size
+        return memoryview(self._block)[size:]
+
+    def take(self, size: int) -> tuple[bool, memoryview]:
+        """Se han leído ``size`` bytes (0, el final). Devuelve si es lo último, y lo que hay que enviar."""
+        before, self._end = self._end, self._end + size
+        whole = self._block.rfind(b"\n", before, self._end) + 1 if size else self._end
+        if not whole and (self._tally.mid_line or self._end == _BLOCK or self._block[: self._end] == _GOODBYE):
+            whole = self._end
+        self._start = whole
+        sent = self._tally.send(self._block, whole) if whole else 0
+        if not size:
+            self._tally.end_input()
+        return not size or self._tally.said_goodbye, memoryview(self._block)[:sent]
+
+
+def _watch(selector: selectors.BaseSelector, descriptor: int, events: int) -> None:
+    """Al selector le importan desde ahora esos sucesos de ``descriptor``, o ninguno."""
+    known = descriptor in selector.get_map()
+    if known and events:
+        selector.modify(descriptor, events)
+    elif known:
+        selector.unregister(descriptor)
+    elif events:
+        selector.register(descriptor, events)
 
 
 class _Raw(ClientProtocol):
@@ -273,7 +394,8 @@ class _Input:
         self._failure: list[OSError] = []
         self._watched = False
         self._always = stat.S_ISREG(os.fstat(source).st_mode)
-        self._fd = source
+        self.fd = source
+        """Lo que hay que mirar para saber si se puede leer."""
         if not self._always and not self._selectable():
             self._pump()
 
@@ -285,13 +407,10 @@ class _Input:
     def watch(self, wanted: bool) -> None:
         """Si al selector le debe importar que haya algo que leer."""
         if wanted != self._watched and not self._always:
-            if wanted:
-                self._selector.register(self._fd, selectors.EVENT_READ)
-            else:
-                self._selector.unregister(self._fd)
+            _watch(self._selector, self.fd, selectors.EVENT_READ if wanted else 0)
         self._watched = wanted
 
-    def read_into(self, buffer: bytearray) -> int | None:
+    def read_into(self, buffer: memoryview) -> int | None:
         """Lee una vez; devuelve cuántos bytes (0, el final), o ``None`` si no había nada. Error: ``OSError``."""
         if self._pumped is None:
             return self._file.readinto(buffer)
@@ -304,17 +423,17 @@ class _Input:
         if os.name == "nt":  # allí select es solo para sockets, y no lo dice hasta usarlo
             return False
         try:
-            self._selector.register(self._fd, selectors.EVENT_READ)
+            self._selector.register(self.fd, selectors.EVENT_READ)
         except (OSError, ValueError):
             return False
-        self._selector.unregister(self._fd)
+        self._selector.unregister(self.fd)
         return True
 
     def _pump(self) -> None:
         import threading  # solo aquí: cargarlo cuesta lo que conectar
 
         self._pumped, writer = socket.socketpair()
-        self._fd = self._pumped.fileno()
+        self.fd = self._pumped.fileno()
 
         def copy() -> None:
             with writer, contextlib.suppress(ConnectionError):  # ya nadie lo quiere

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,11 +16,12 @@ from hypothesis import strategies as st
 
 from comunicacion_tcp.errors import ConnectionLost, TimedOut, Truncated
 from comunicacion_tcp.limits import Limits
-from comunicacion_tcp.relay import Relay, Tally
+from comunicacion_tcp.relay import CLOSED, CUT, SILENT, Relay, Tally
 
 from .support.certificates import Certificates
 from .support.serving import served
-from .support.sockets import foreign_server, receive, reset
+from .support.sockets import fill_pipe, foreign_server, receive, reset
+from .support.waiting import PATIENCE
 
 # -- la cuenta ----------------------------------------------------------------------------------------------
 
@@ -72,10 +74,10 @@ def test_what_is_due() -> None:
     assert tally.unanswered == 3
     tally.receive(b"UNO\nDO", 6)
     assert tally.due
-    assert not tally.settled
+    assert tally.half_reply
     tally.receive(b"S\n", 2)
     assert not tally.due  # «tr» aún no es un mensaje
-    assert tally.settled
+    assert not tally.half_reply
     assert tally.unanswered == 1
     tally.receive(b"TR", 2)
     assert tally.unanswered == 0
@@ -90,6 +92,54 @@ def test_a_server_that_sends_no_terminators_owes_nothing_once_it_speaks() -> Non
     assert tally.unanswered == 0
     tally.send(bytearray(b"dos\n"), 4)
     assert tally.due
+
+
+@pytest.mark.parametrize(
+    ("sent", "arrived", "good"),
+    [
+        ("uno\ndos\n", "UNO\n", ""),
+        ("uno\ndos\n", "", ""),
+        ("uno\ndos\n", "UNO\nDOS\n", "closed cut silent"),
+        ("", "", "closed cut silent"),
+        ("uno\ndos\n", "UNO\nMÁS\nDOS\n", "closed"),
+        ("uno\ndos\n", "UNO\nDO", ""),
+        ("uno\ndos\n", "UNO\nDOS\nTR", ""),
+        ("uno\ndos", "UNO\nDO", "closed"),
+        ("uno\ndos", "UNO\nDOS\nMÁ", ""),
+        ("uno\n", "UN", "closed silent"),
+        ("uno", "UN", "closed silent"),
+        ("uno\ndos\n", "UNODOS", ""),
+        ("uno\ndos", "UNODOS", ""),
+        # la despedida
+        ("uno\nDESCONEXION\n", "UNO\n", "closed cut silent"),
+        ("uno\nDESCONEXION\n", "UNO\nAdiós\n", "closed cut silent"),
+        ("uno\nDESCONEXION\n", "UNO\nAd", ""),
+        ("uno\nDESCONEXION", "UNO\nAdiós", "closed"),
+        ("uno\nDESCONEXION", "UNOAdiós", "closed silent"),
+        ("DESCONEXION\n", "", "closed cut silent"),
+        ("DESCONEXION", "Adiós", "closed silent"),
+    ],
+)
+def test_when_nothing_is_missing(sent: str, arrived: str, good: str) -> None:
+    tally = Tally()
+    tally.send(bytearray(sent.encode()), len(sent.encode()))
+    tally.end_input()
+    if arrived:
+        tally.receive(arrived.encode(), len(arrived.encode()))
+    assert [end for end in (CLOSED, CUT, SILENT) if tally.complete(end)] == good.split()
+
+
+@pytest.mark.parametrize("greeting", [b"hola\n", b"ho", b"uno\ndos\n"])
+def test_a_greeting_is_not_a_reply(greeting: bytes) -> None:
+    tally = Tally()
+    tally.receive(greeting, len(greeting))
+    assert tally.complete(CLOSED)
+    tally.send(bytearray(b"uno\n"), 4)
+    rest = b"" if greeting.endswith(b"\n") else b"la\n"
+    tally.receive(rest + b"U", len(rest) + 1)
+    tally.receive(b"NO\n", 3)
+    assert tally.complete(SILENT)
+    assert not tally.excess
 
 
 # -- contra servidores --------------------------------------------------------------------------------------
@@ -303,8 +353,12 @@ def test_a_server_that_has_answered_everything_and_does_not_close_is_left() -> N
             sock.sendall(data.upper())
         assert left.wait(10)
 
-    with foreign_server(serve) as port, to(port, reply_silence=0.05) as relay:
-        assert relayed(relay, b"uno\ndos\n") == b"UNO\nDOS\n"
+    def stop_waiting(block: memoryview) -> None:
+        relay._limits = Limits(reply_timeout=0.01)
+
+    with foreign_server(serve) as port, to(port) as relay, pipe_with(b"uno\n") as source:
+        relay.relay(source, stop_waiting)
+        assert relay.tally.unanswered == 0
         left.set()
 
 
@@ -330,3 +384,73 @@ def test_what_fails_in_the_input_or_the_output_comes_out() -> None:
             pytest.raises(OSError, match=r"not readable|Errno 9"),
         ):
             relay.relay(unreadable.fileno(), lambda block: None)
+
+
+def test_a_line_that_the_input_leaves_half_written_waits_for_its_end() -> None:
+    arrived: list[bytes] = []
+    seen = threading.Event()
+
+    def serve(sock: socket.socket) -> None:
+        while data := sock.recv(1024):
+            arrived.append(data)
+            sock.sendall(data.upper())
+            seen.set()
+
+    reader, writer = os.pipe()
+    with foreign_server(serve) as port, to(port) as relay:
+        os.write(writer, b"uno\ndos\ntr")
+
+        def feed() -> None:
+            assert seen.wait(PATIENCE)
+            os.write(writer, b"es")
+            os.write(writer, b"\nfin")
+            os.close(writer)
+
+        feeder = threading.Thread(target=feed)
+        feeder.start()
+        got: list[bytes] = []
+        relay.relay(reader, lambda block: got.append(bytes(block)))
+        feeder.join()
+        os.close(reader)
+    assert b"".join(got) == b"UNO\nDOS\nTRES\nFIN"
+    assert arrived[0] == b"uno\ndos\n"
+    assert b"".join(arrived) == b"uno\ndos\ntres\nfin"
+
+
+@pytest.mark.parametrize("ciphered", [False, True])
+def test_while_the_output_waits_what_is_sent_goes_on_in_whole_lines(certificates: Certificates, ciphered: bool) -> None:
+    # La salida no admite nada hasta que el servidor lo tiene todo: si se parara a esperarla, no acabaría nunca.
+    data = b"".join(b"%060d\n" % number for number in range(20_000))  # cuatro veces lo que se envía de una vez
+    everything = threading.Event()
+    reader, writer = os.pipe()
+    fill_pipe(writer)
+
+    def serve(text: str) -> str:
+        if text == data[-61:-1].decode():
+            everything.set()
+        return ""
+
+    kept: list[bytes] = []
+
+    def write(block: memoryview) -> bool:
+        kept.append(bytes(block))
+        return not everything.is_set()
+
+    def drain() -> None:
+        assert everything.wait(PATIENCE)
+        os.read(reader, 1 << 20)
+
+    tls = {"tls": certificates.serving()} if ciphered else {}
+    trust = {"tls": certificates.trusting()} if ciphered else {}
+    with served(serve, threads=0, **tls) as running, Relay("localhost", running.port, **trust) as relay:  # type: ignore[arg-type]
+        drainer = threading.Thread(target=drain)
+        drainer.start()
+        with tempfile.TemporaryFile() as entry:
+            entry.write(data)
+            entry.flush()
+            entry.seek(0)
+            relay.relay(entry.fileno(), write, output=writer)
+        drainer.join()
+    assert b"".join(kept) == b"\n" * 20_000
+    os.close(reader)
+    os.close(writer)

@@ -198,14 +198,12 @@ def test_in_a_terminal_the_replies_are_escaped_and_nothing_else_is_said() -> Non
         assert PROMPT not in client.output
 
 
-def test_the_screen_escapes_the_same_however_it_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_screen_escapes_the_same_however_it_is_cut() -> None:
     data = "uno\r\nd\ros ñ\x1b\n\r\n".encode() + b"\xff\n"
     shown = "uno\nd\\ros ñ\\x1b\n\n\\xff\n"
     for first in range(len(data) + 1):
         screen = Screen()
-        screen.write(memoryview(data[:first]))
-        screen.write(memoryview(data[first:]))
-        assert capsys.readouterr().out == shown
+        assert screen.show(memoryview(data[:first])) + screen.show(memoryview(data[first:])) == shown
 
 
 def test_the_bar() -> None:
