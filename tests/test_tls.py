@@ -425,10 +425,18 @@ def test_the_expiry_of_those_openssl_makes(tmp_path: Path, kind: str, days: str)
 
 
 def test_the_expiry_of_a_certificate_without_version(tmp_path: Path) -> None:
-    # Los de la versión 1 no la dicen (RFC 5280, 4.1.2.1), y openssl aún los hace.
+    # Los de la versión 1 no la dicen (RFC 5280, 4.1.2.1), y openssl aún los hace: los nuevos, solo si se les pide.
     openssl, request, key = need("openssl"), str(tmp_path / "peticion"), str(tmp_path / "clave")
-    run([openssl, "req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=uno", "-out", request, "-keyout", key])
-    made = run([openssl, "x509", "-req", "-in", request, "-signkey", key, "-days", "9", "-outform", "DER"]).stdout
+    new = ["req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=uno", "-keyout", key]
+    usage = run([openssl, "req", "-help"])
+    if b"-x509v1" in usage.stdout + usage.stderr:
+        bare = tmp_path / "sin-extensiones"
+        bare.write_text("[req]\ndistinguished_name = nadie\n[nadie]\n")
+        asked = ["-x509", "-x509v1", "-config", str(bare), "-days", "9", "-outform", "DER"]
+        made = run([openssl, *new, *asked]).stdout
+    else:
+        run([openssl, *new, "-out", request])
+        made = run([openssl, "x509", "-req", "-in", request, "-signkey", key, "-days", "9", "-outform", "DER"]).stdout
     assert x509.load_der_x509_certificate(made).version == x509.Version.v1
     assert not_after(made) == x509.load_der_x509_certificate(made).not_valid_after_utc.timestamp()
 

@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from comunicacion_tcp import __version__
 from comunicacion_tcp.cli.parser import SpanishParser
 
-# groff parte las palabras, estira las líneas y separa las frases como en inglés.
+# groff parte las palabras, estira las líneas y separa las frases como en inglés. Desde la 1.23 sus macros vuelven a
+# hacerlo en cada sección si no se les dice antes que no.
+_BEFORE = (".nr HY 0", ".ds AD l")
 _OPENING = (".nh", ".ad l", ".ss 12 0")
 # Un «-» a secas es un guion tipográfico, y no se podría copiar; «'» y «`» serían comillas curvas.
 _SPECIAL = str.maketrans({"\\": r"\e", "-": r"\-", "'": r"\(aq", "`": r"\(ga", "^": r"\(ha", "~": r"\(ti"})
@@ -27,6 +29,7 @@ def man_page(parser: SpanishParser, see_also: str) -> str:
     lines = [
         "'\\\" -*- coding: utf-8 -*-",
         '.\\" Escrito por «make share» a partir de las opciones del programa: no se cambia a mano.',
+        *_BEFORE,
         f'.TH {_text(parser.prog).upper()} 1 "" "comunicacion_tcp {__version__}" "Manual de usuario"',
         *_OPENING,
         ".SH NOMBRE",

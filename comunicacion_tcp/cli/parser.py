@@ -67,6 +67,7 @@ class SpanishParser(argparse.ArgumentParser):
             add_help=False,
             allow_abbrev=False,
         )
+        self.color = False  # desde Python 3.14 la ayuda lo lleva; y en lo que se escribe con ella, estorba
         self._positionals.title = "argumentos"
         self._optionals.title = "opciones"
         self.add_argument("-h", "--help", "--ayuda", action="help", help="muestra esta ayuda y termina")
@@ -198,7 +199,20 @@ class SpanishParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}. Las opciones se ven con --help.\n")
 
 
+class _NoColour:
+    """Lo que argparse escribe alrededor de cada cosa para darle color: nada."""
+
+    def __getattr__(self, name: str) -> str:
+        return ""
+
+
 class _SpanishFormatter(argparse.RawDescriptionHelpFormatter):
+    if sys.version_info[:2] == (3, 14):
+        # Esta versión carga dataclasses e inspect, 10 ms de cada cliente, para no dar color a una ayuda que nadie pide.
+        # La 3.15 ya no.
+        def _set_color(self, color: bool) -> None:
+            self._theme, self._decolor = _NoColour(), str
+
     def add_usage(self, usage, actions, groups, prefix=None):  # type: ignore[no-untyped-def]  # como en argparse
         super().add_usage(usage, actions, groups, prefix or "uso: ")
 

@@ -95,7 +95,7 @@ def prometheus(folder: Path, target: str) -> Iterator[Prometheus]:
 
             def listening() -> bool:
                 nonlocal port
-                match = re.search(r'msg="Listening on" address=127\.0\.0\.1:(\d+)', log.read_text())
+                match = re.search(r'msg="Listening on" (?:component=web )?address=127\.0\.0\.1:(\d+)', log.read_text())
                 port = match[1] if match else ""
                 assert process.poll() is None, log.read_text()
                 return bool(match)
