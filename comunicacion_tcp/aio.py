@@ -17,6 +17,7 @@ from .addresses import unix_path
 from .conversation import Conversation, Flow
 from .delivery import cut_if_closed
 from .errors import ConnectionLost
+from .timeouts import within
 from .tls import TLSSession
 
 _READ_SIZE = 64 * 1024  # bytes por lectura: lo que un socket suele tener listo; asyncio reservaría 256 KiB cada vez
@@ -104,20 +105,15 @@ class AsyncClient(Conversation):
 
     async def _resolve(self, host: str | bytes, timeout: float) -> list[Any]:
         loop = asyncio.get_running_loop()
-        try:
-            return await asyncio.wait_for(loop.getaddrinfo(host, self._port, type=socket.SOCK_STREAM), timeout)
-        except asyncio.TimeoutError as error:  # hasta Python 3.11 no es TimeoutError
-            raise TimeoutError from error
+        return await within(timeout, loop.getaddrinfo(host, self._port, type=socket.SOCK_STREAM))
 
     async def _join(self, family: int, place: Any, timeout: float) -> socket.socket:
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)
-            await asyncio.wait_for(asyncio.get_running_loop().sock_connect(sock, place), timeout)
-        except BaseException as error:
+            await within(timeout, asyncio.get_running_loop().sock_connect(sock, place))
+        except BaseException:
             sock.close()
-            if isinstance(error, asyncio.TimeoutError):
-                raise TimeoutError from error
             raise
         return sock
 

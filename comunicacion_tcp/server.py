@@ -36,6 +36,7 @@ from .observer import Observer
 from .protocol import ERROR_START
 from .proxy_header import ProxyHeader, Trusted
 from .services import Function, Service, as_service, uppercase
+from .timeouts import within
 from .tls import ServerTLS
 from .tls_transport import TLSTransport
 from .workers import Job, Outcome, Tasks, Threads, Workers
@@ -214,8 +215,8 @@ class Server:
             listener.close(0)
         self._listeners.clear()
         if self._connections:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._all_gone.wait(), patience)
+            with contextlib.suppress(TimeoutError):
+                await within(patience, self._all_gone.wait())
 
     async def drain(self, patience: float | None = None) -> int:
         """Deja de aceptar, entrega lo debido y cierra. Devuelve cuántas conversaciones hubo que cortar porque el
@@ -230,8 +231,8 @@ class Server:
         for connection in self._connections:
             connection.drain()
         if self._connections:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._all_gone.wait(), self.limits.drain if patience is None else patience)
+            with contextlib.suppress(TimeoutError):
+                await within(self.limits.drain if patience is None else patience, self._all_gone.wait())
         for connection in self._connections:
             connection.give_up()
         self._clocks.close()

@@ -21,9 +21,10 @@ from comunicacion_tcp.conversation import WINDOW_MESSAGES
 from comunicacion_tcp.errors import ConnectionLost, MessageError, NetworkError, TimedOut
 from comunicacion_tcp.limits import Limits
 
+from .support.cancelling import DONE, WAITING, cancel_at_each_step
 from .support.certificates import Certificates
 from .support.chaos import Chaos
-from .support.loops import new_event_loop
+from .support.loops import FAST, STANDARD, choose, new_event_loop
 from .support.serving import served
 from .support.sockets import foreign_server, free_port, receive_all, reset
 from .support.waiting import PATIENCE
@@ -223,8 +224,10 @@ def test_cancelled_at_any_point_the_next_call_is_not_answered_with_its_reply(
         while answered < 3:  # hasta que ya no da tiempo a cancelarla
             task = asyncio.create_task(ask(client, f"uno {count}"))
             await turns(count)
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
+            if task.cancel():
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+            else:
                 assert await task == f"UNO {count}"
                 answered += 1
             assert await client.send(f"dos {count}") == f"DOS {count}"
@@ -276,19 +279,47 @@ def test_without_reconnection_a_cancelled_call_leaves_no_connection() -> None:
         run(main())
 
 
-def test_cancelled_while_connecting() -> None:
+@pytest.mark.parametrize("when", [WAITING, DONE])
+@pytest.mark.parametrize("encrypted", [False, True])
+@pytest.mark.parametrize("ask", ["connect", "send", "send_many", "say_goodbye", "take_unasked"])
+@pytest.mark.parametrize("kind", [STANDARD, FAST])
+def test_cancelled_at_each_step_it_stops_working(
+    kind: str, ask: str, encrypted: bool, when: str, certificates: Certificates
+) -> None:
+    # Hasta Python 3.11, ``asyncio.wait_for`` se tragaba la cancelación que llega cuando lo esperado acaba de acabar.
+    async def one_of_many(client: AsyncClient) -> str:
+        return await anext(client.send_many(["hola"]))
+
+    asking: dict[str, Callable[[AsyncClient], Coroutine[Any, Any, object]]] = {
+        "connect": AsyncClient.connect,
+        "send": lambda client: client.send("hola"),
+        "send_many": one_of_many,
+        "say_goodbye": AsyncClient.say_goodbye,
+        "take_unasked": AsyncClient.take_unasked,
+    }
+
     async def main() -> None:
-        for count in range(12):
-            client = talk(running.port)
-            task = asyncio.create_task(client.connect())
-            await turns(count)
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        tls = certificates.trusting() if encrypted else None
+        client = AsyncClient("localhost", running.port, limits=PATIENT, tls=tls, reconnect=AT_ONCE)
+
+        async def make() -> Coroutine[Any, Any, object]:
+            await client.close()
+            if ask in ("say_goodbye", "take_unasked"):
+                await client.connect()
+            return asking[ask](client)
+
+        try:
+            await cancel_at_each_step(make, when)
+            assert await client.send("y sigue sirviendo") == "Y SIGUE SIRVIENDO"
+        finally:
             await client.close()
 
-    with served() as running:
-        run(main())
+    choose(kind)
+    try:
+        with served(tls=certificates.serving() if encrypted else None) as running:
+            run(main())
+    finally:
+        choose(STANDARD)
 
 
 # -- muchos mensajes ----------------------------------------------------------------------------------------

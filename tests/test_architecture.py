@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # De abajo arriba; cada pieza puede importar solo de las que están antes.
 ORDER = [
     *("addresses", "errors", "records", "backoff", "limits", "services", "protocol", "proxy_header", "tls", "board"),
-    "delivery",
+    *("delivery", "timeouts"),
     *("conversation", "client", "relay", "aio"),
     *("deadlines", "descriptors", "systemd", "forks", "loops", "listener", "tls_transport", "workers"),
     *("observer", "admission", "connection", "server", "measuring", "metrics", "metrics_server"),
