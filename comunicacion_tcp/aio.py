@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
+from functools import partial
 from types import TracebackType
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from .addresses import unix_path
 from .conversation import Conversation, Flow
@@ -40,17 +41,18 @@ class AsyncClient(Conversation):
 
     def _set_up(self) -> None:
         self._link: _Link | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # el de la conexión y el turno de ahora
         self._lock = asyncio.Lock()
 
     async def connect(self) -> None:
         """Como ``Client.connect``."""
-        async with self._lock:
+        async with self._turn():
             await self._connect()
 
     async def send(self, message: str) -> str:
         """Como ``Client.send``."""
         self._refuse_if_busy()
-        async with self._lock:
+        async with self._turn():
             return await self._send(message)
 
     def send_many(self, messages: Iterable[str] | AsyncIterable[str]) -> Replies:
@@ -66,7 +68,7 @@ class AsyncClient(Conversation):
     async def say_goodbye(self, timeout: float | None = None) -> list[str]:
         """Como ``Client.say_goodbye``."""
         self._refuse_if_busy()
-        async with self._lock:
+        async with self._turn():
             link = self._link
             replies = await self._leave(timeout)
         if link:
@@ -76,11 +78,12 @@ class AsyncClient(Conversation):
     async def take_unasked(self) -> list[str]:
         """Como ``Client.take_unasked``."""
         self._refuse_if_busy()
-        async with self._lock:
+        async with self._turn():
             return await self._hear()
 
     async def close(self) -> None:
         """Como ``Client.close``. No espera su turno: la llamada que esté a medias acaba en ``ConnectionLost``."""
+        self._turn()
         link = self._link
         self._leave_everything()
         if link:
@@ -175,23 +178,33 @@ class AsyncClient(Conversation):
                 await asyncio.sleep(0)
             return await super()._ask(flow)
         if flow.pending is None:
-            flow.pending = asyncio.ensure_future(anext(flow.source))
-            flow.pending.add_done_callback(self._wake)
+            flow.pending = _Next(flow.source)
+            flow.pending.task.add_done_callback(self._wake)
+        task = flow.pending.task
         if not flow.in_flight:
-            await asyncio.wait([flow.pending])  # el servidor no debe nada: solo falta esto
-        if not flow.pending.done():
+            await asyncio.wait((task,))  # el servidor no debe nada: solo falta esto
+        if not task.done():
             return False
-        asked, flow.pending = flow.pending, None
-        flow.pull(lambda: self._protocol.send(asked.result()))
+        flow.pending = None
+        flow.pull(lambda: self._protocol.send(task.result()))
         return True
 
     def _end(self, flow: Flow) -> None:
         super()._end(flow)
         if flow.pending is not None:
-            flow.pending.cancel()
-            flow.pending = None
+            flow.pending.leave()
 
     # -- por dentro -----------------------------------------------------------------------------------------
+
+    def _turn(self) -> asyncio.Lock:
+        """El turno de las llamadas en este bucle. ``RuntimeError`` si el cliente está en otro que aún vive."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            if self._loop and not self._loop.is_closed() and (self._link or self._lock.locked()):
+                raise RuntimeError("este cliente está en otro bucle: ciérralo en él, o crea otro AsyncClient")
+            self._leave_everything()
+            self._loop, self._lock = loop, asyncio.Lock()
+        return self._lock
 
     def _wake(self, _: object = None) -> None:
         if self._link:
@@ -335,6 +348,72 @@ class _Link(asyncio.Protocol):
             self._waiter.set_result(None)
 
 
+class _Next(Coroutine[Any, Any, str]):
+    """El mensaje siguiente de ``source``, que espera una tarea (``task``), y que se puede dejar de esperar en el acto.
+
+    Cancelar la tarea no basta: no se entera hasta la vuelta siguiente, y un generador con un ``anext`` a medias no
+    admite el ``aclose`` de quien hizo ``break`` dentro de un ``aclosing(generador)``.
+    """
+
+    def __init__(self, source: AsyncIterator[str]) -> None:
+        self._source = source
+        self._awaiting: Any = None  # hasta que la tarea empieza: un anext sin empezar ni se puede dejar ni olvidar
+        self._loop = asyncio.get_running_loop()
+        self._last: Callable[[], Any] | None = None  # lo que hizo al dejarlo, que la tarea aún no sabe
+        self.task = self._loop.create_task(self)
+
+    def leave(self) -> None:
+        """Cancela a quien espera el mensaje."""
+        if self.task.done() or not self.task.cancel():
+            return
+        try:
+            current = asyncio.current_task()
+        except RuntimeError:
+            return  # no gira ningún bucle: ya no hay quien siga
+        if not self._awaiting or self._last or current is self.task or asyncio.get_running_loop() is not self._loop:
+            return
+        if current:
+            asyncio.tasks._leave_task(self._loop, current)
+        asyncio.tasks._enter_task(self._loop, self.task)
+        try:
+            self._last = partial(_give, self._awaiting.throw(asyncio.CancelledError()))
+        except BaseException as error:
+            self._last = partial(_throw, error)
+        finally:
+            asyncio.tasks._leave_task(self._loop, self.task)
+            if current:
+                asyncio.tasks._enter_task(self._loop, current)
+
+    # -- lo que pide la tarea -------------------------------------------------------------------------------
+
+    def send(self, value: None) -> Any:
+        if not self._awaiting:
+            self._awaiting = anext(self._source).__await__()
+        return self._awaiting.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        if self._last:
+            last, self._last = self._last, None
+            return last()
+        if not self._awaiting:
+            raise asyncio.CancelledError
+        return self._awaiting.throw(*error)
+
+    def close(self) -> None:
+        self._awaiting.close()
+
+    def __await__(self) -> NoReturn:
+        raise NotImplementedError  # solo la espera su tarea
+
+
+def _give(value: Any) -> Any:
+    return value
+
+
+def _throw(error: BaseException) -> Any:
+    raise error
+
+
 class Replies(AsyncIterator[str]):
     """Lo que da ``AsyncClient.send_many``. No es un generador porque a uno asíncrono que se deja a medias se le cierra
     más tarde, y la llamada siguiente aún lo encontraría."""
@@ -351,11 +430,11 @@ class Replies(AsyncIterator[str]):
         try:
             if not self._begun:
                 client._refuse_if_busy()
-                async with client._lock:
+                async with client._turn():
                     client._begin(flow)
                 self._begun = True
             while (reply := client._reply_of(flow)) is None:
-                async with client._lock:
+                async with client._turn():
                     more = await client._advance(flow)
                 if not more:
                     raise flow.failure or StopAsyncIteration
@@ -365,8 +444,11 @@ class Replies(AsyncIterator[str]):
         return reply
 
     async def aclose(self) -> None:
-        """Lo deja donde esté, como ``break``."""
+        """Lo deja donde esté, como ``break``, y espera a que el iterable de los mensajes se entere."""
+        flow = self._flow
         self._finish()
+        if flow and flow.pending:
+            await asyncio.wait((flow.pending.task,))
 
     def __del__(self) -> None:
         with contextlib.suppress(RuntimeError):  # el bucle ya se cerró

@@ -7,11 +7,11 @@ pide) ni se habla con personas (``cli/client.py``). Solo usa la biblioteca está
 
 from __future__ import annotations
 
+import _thread  # threading trae lo mismo, y tarda en cargarse
 import contextlib
 import selectors
 import socket
 import time
-from _thread import RLock, allocate_lock  # threading trae lo mismo, y tarda en cargarse
 from collections.abc import Iterable, Iterator
 
 from .conversation import Conversation, Flow, at_once
@@ -54,9 +54,9 @@ class Client(Conversation):
     def _set_up(self) -> None:
         self._selector: selectors.BaseSelector | None = None
         self._unfinished = False  # lo último que se empezó a escribir está a medias
-        self._lock = RLock()  # el iterable de send_many puede llamar a connect
+        self._lock = _thread.RLock()  # el iterable de send_many puede llamar a connect
         self._waiting = False  # si un hilo espera a la conexión: otro no la cierra, que no se enteraría
-        self._guard = allocate_lock()  # de _waiting
+        self._guard = _thread.allocate_lock()  # de _waiting
 
     def connect(self) -> None:
         """Se conecta; si ya lo estaba, deja la conexión anterior y empieza otra conversación.
@@ -170,7 +170,7 @@ class Client(Conversation):
         time.sleep(seconds)  # noqa: ASYNC251  # aquí no hay otros a quienes ceder el turno
 
     async def _resolve(self, host: str | bytes, timeout: float) -> list[Any]:
-        return socket.getaddrinfo(host, self._port, type=socket.SOCK_STREAM)
+        return _resolve(host, self._port, timeout)
 
     async def _join(self, family: int, place: Any, timeout: float) -> socket.socket:
         return _open_one(family, place, timeout)
@@ -270,6 +270,36 @@ class Client(Conversation):
         if self._socket is None or self._selector is None:
             raise ConnectionLost(self.address)
         return self._socket, self._selector
+
+
+def _resolve(host: str | bytes, port: int, timeout: float) -> list[Any]:
+    """Las direcciones de ``host``. Un nombre se pregunta desde otro hilo, porque a ``getaddrinfo`` no se la puede
+    interrumpir: si no contesta a tiempo, ahí se queda, y es ``TimeoutError``."""
+    if host == b"localhost":  # lo sabe esta máquina
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    try:
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except socket.gaierror:
+        pass  # no es una dirección, sino un nombre
+    found: list[Any] = []
+    failures: list[BaseException] = []
+    over = _thread.allocate_lock()
+    over.acquire()
+
+    def ask() -> None:
+        try:
+            found.extend(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            over.release()
+
+    _thread.start_new_thread(ask, ())  # threading haría lo mismo, y tarda en cargarse
+    if not over.acquire(timeout=timeout):
+        raise TimeoutError
+    if failures:
+        raise failures[0]
+    return found
 
 
 def _open_one(family: int, place: Any, timeout: float) -> socket.socket:

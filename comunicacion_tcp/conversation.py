@@ -51,6 +51,7 @@ prepara. Con cuatro veces más se ganaba un sexto, y con la cuarta parte se perd
 WINDOW_BYTES = 256 * 1024
 """Y bytes, sin contar lo que pase el último: con mensajes grandes, unas cuatro lecturas del servidor."""
 
+_RESOLVING = 0.75  # parte del plazo de conectar que puede llevarse el nombre: conectar necesita también la suya
 _SHORTEST_WAIT = 0.001  # segundos: con cero o menos, conectar no esperaría nada y fallaría por eso
 _TLS_MAY_RECOVER = ("silent", "cut")  # un servidor que arranca o se detiene; lo demás es de los certificados
 
@@ -280,7 +281,7 @@ class Conversation:
             return await self._join(socket.AF_UNIX, path, deadline - self._now())
         # En bytes no pasa por IDNA, cuyas tablas tardan en cargarse más que en conectar (1,5 ms) y aquí sobran.
         host = self._host.encode() if self._host.isascii() else self._host
-        found = await self._resolve(host, deadline - self._now())
+        found = await self._resolve(host, (deadline - self._now()) * _RESOLVING)
         # Primero IPv4, como escucha el servidor: con localhost, es la dirección que una persona espera ver en él.
         found.sort(key=lambda one: one[0] != socket.AF_INET)
         failure = OSError("sin direcciones")
@@ -575,7 +576,8 @@ class Conversation:
         raise NotImplementedError
 
     async def _resolve(self, host: str | bytes, timeout: float) -> list[Any]:
-        """Las direcciones de ``host``, como las da ``socket.getaddrinfo``. Errores: los del sistema."""
+        """Las direcciones de ``host``, como las da ``socket.getaddrinfo``, en ``timeout`` segundos como mucho. Errores:
+        los del sistema."""
         raise NotImplementedError
 
     async def _join(self, family: int, place: Any, timeout: float) -> socket.socket:

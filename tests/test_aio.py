@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from comunicacion_tcp.aio import _MOST_UNREAD, AsyncClient
+from comunicacion_tcp.aio import _MOST_UNREAD, AsyncClient, _Next
 from comunicacion_tcp.backoff import Backoff
 from comunicacion_tcp.conversation import WINDOW_MESSAGES
 from comunicacion_tcp.errors import ConnectionLost, MessageError, NetworkError, TimedOut
@@ -445,6 +445,56 @@ def test_leaving_closes_before_the_next_call() -> None:
         run(main())
 
 
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("cleaning", [0, 3])
+def test_breaking_out_leaves_the_source_ready_to_be_closed(cleaning: int, both: bool) -> None:
+    # Lo que pide la documentación de Python a quien deja a medias un generador asíncrono: ``aclosing``.
+    ends: list[object] = []
+
+    async def source() -> AsyncIterator[str]:
+        task = asyncio.current_task()
+        try:
+            yield "uno"
+            task = asyncio.current_task()
+            await asyncio.Event().wait()
+        finally:
+            ends.append(asyncio.current_task() is task)
+            await turns(cleaning)
+            ends.append("cerrado")
+
+    async def main() -> None:
+        async with talk(running.port) as client, contextlib.AsyncExitStack() as stack:
+            messages: AsyncIterator[str] = source()
+            if not cleaning:  # si al cerrarse también espera, hay que esperarlo: dentro de su propio aclosing
+                await stack.enter_async_context(contextlib.aclosing(messages))  # type: ignore[type-var]
+            replies = client.send_many(messages)
+            if both or cleaning:
+                await stack.enter_async_context(contextlib.aclosing(replies))
+            async for reply in replies:
+                assert reply == "UNO"
+                await until(lambda: client._flow and client._flow.pending)
+                break
+            del replies
+        assert ends == [True, "cerrado"]
+
+    with served() as running:
+        run(main())
+
+
+def test_left_before_asking_the_source_anything() -> None:
+    async def main() -> None:
+        messages = each("uno", "dos")
+        asked = _Next(messages)
+        for _ in range(2):  # dejarlo otra vez no es nada
+            asked.leave()
+        with pytest.raises(asyncio.CancelledError):
+            await asked.task
+        assert await anext(messages) == "uno"
+        await messages.aclose()  # type: ignore[attr-defined]
+
+    run(main())
+
+
 def test_cancelling_send_many_cancels_its_source() -> None:
     async def main() -> None:
         waiting = asyncio.Event()
@@ -519,6 +569,38 @@ def test_one_client_in_several_loops_one_after_another() -> None:
         client = talk(running.port)
         run(main())
         run(main())
+
+
+def test_in_another_loop_after_several_tasks_waited_their_turn() -> None:
+    async def main() -> None:
+        async with client:
+            assert await asyncio.gather(*map(client.send, "abc")) == list("ABC")
+
+    with served() as running:
+        client = talk(running.port)
+        run(main())
+        run(main())
+
+
+def test_two_loops_at_once_are_told_so() -> None:
+    async def ask() -> str:
+        return await client.send("hola")
+
+    with served() as running:
+        client = talk(running.port)
+        first, second = new_event_loop(), new_event_loop()
+        try:
+            first.run_until_complete(client.connect())
+            for call in (client.connect, client.close, ask):
+                with pytest.raises(RuntimeError, match="otro bucle"):
+                    second.run_until_complete(call())
+            assert first.run_until_complete(ask()) == "HOLA"
+            first.run_until_complete(client.close())
+            assert second.run_until_complete(client.connect()) is None
+            second.run_until_complete(client.close())
+        finally:
+            first.close()
+            second.close()
 
 
 def test_a_client_left_open_in_a_closed_loop(recwarn: pytest.WarningsRecorder) -> None:

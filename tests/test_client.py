@@ -55,6 +55,26 @@ def test_unknown_host(host: str) -> None:
         Client(host, 5000).connect()
 
 
+def test_a_name_that_takes_too_long_to_resolve(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve, answer = socket.getaddrinfo, threading.Event()
+
+    def slow(host: bytes, port: int, *args: int, **options: int) -> list[object]:
+        if not options.get("flags"):
+            answer.wait(PATIENCE)
+            host = b"127.0.0.1"
+        return [*resolve(host, port, *args, **options)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    with served() as running:
+        client = Client("lenta.example", running.port, limits=Limits(connect_timeout=0.1))
+        with pytest.raises(TimedOut) as caught:
+            client.connect()
+        assert (caught.value.seconds, caught.value.connecting) == (0.1, True)
+        answer.set()
+        with Client("lenta.example", running.port, limits=PATIENT) as client:
+            assert client.send("hola") == "HOLA"
+
+
 @pytest.mark.parametrize(
     ("cause", "kind"), [(TimeoutError("tarde"), TimedOut), (OSError(101, "sin red"), NetworkError)]
 )

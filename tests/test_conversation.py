@@ -805,6 +805,30 @@ def test_a_name_that_is_not_known_for_now_is_asked_again(clients: Clients, numbe
     assert len(clients.naps) == naps
 
 
+def test_a_slow_name_leaves_time_to_connect(clients: Clients) -> None:
+    now = 0.0
+    patience: list[float] = []
+
+    async def resolve(host: str, timeout: float) -> list[object]:
+        nonlocal now
+        now += timeout  # todo lo que se le da
+        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("192.0.2.1", 1))] * 2
+
+    async def join(family: int, place: object, timeout: float) -> NoReturn:
+        nonlocal now
+        patience.append(timeout)
+        now += timeout
+        raise ConnectionRefusedError
+
+    client = clients("lenta.example", 1, limits=Limits(connect_timeout=8))
+    inside = clients.inside(client)
+    inside._resolve, inside._join, inside._now = resolve, join, lambda: now
+    with pytest.raises(ServerNotRunning):
+        client.connect()
+    assert patience == [1, 1]
+    assert now == 8
+
+
 @pytest.mark.parametrize("many", [False, True])
 def test_a_connection_closed_while_idle_is_replaced(talk: Talk, clients: Clients, many: bool) -> None:
     lines = Lines(1)
