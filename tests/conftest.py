@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 from hypothesis import is_hypothesis_test, settings
@@ -16,6 +17,12 @@ settings.register_profile("ci", max_examples=3_000, deadline=None, database=None
 settings.register_profile("long", max_examples=100_000, deadline=None, database=None)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
+
+# Un proceso hereda las señales que se ignoran, y nohup, o un guion que lanza las pruebas al fondo (&), hace ignorar
+# algunas. Los programas que se prueban empiezan como en una terminal.
+for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGTSTP):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
 # Las pruebas en que hay un servidor de verdad van dos veces: con el bucle de asyncio y con el extra «rapido».
 _ON_BOTH_LOOPS = {
