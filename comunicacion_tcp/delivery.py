@@ -12,10 +12,6 @@ import contextlib
 import socket
 import sys
 
-if sys.platform == "linux":
-    import fcntl
-    import termios
-
 # SO_LINGER, sí o no y 0 segundos (socket(7)): dos enteros. En Windows son más cortos, y sus cuatro primeros bytes dicen
 # lo mismo.
 _CUT, _ORDERLY = b"\1\0\0\0\0\0\0\0", bytes(8)
@@ -50,6 +46,9 @@ def in_transit(sock: socket.socket | None) -> int:
             if sys.platform == "darwin":
                 return sock.getsockopt(socket.SOL_SOCKET, _SO_NWRITE)
             if sys.platform == "linux":
+                import fcntl  # aquí: el cliente no los usa
+                import termios
+
                 return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
     return 0
 
