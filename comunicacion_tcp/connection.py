@@ -315,7 +315,10 @@ class Connection(asyncio.Protocol):
 
     @property
     def _socket(self) -> Any:
-        return self._transport.get_extra_info("socket")
+        try:
+            return self._transport.get_extra_info("socket")
+        except RuntimeError:  # así dice uvloop que se cerró
+            return None
 
     def _owed(self) -> int:
         """Bytes suyos que no le han llegado: los que esperan aquí y los que guarda el sistema."""

@@ -43,6 +43,12 @@ class Scale:
     """Entre dos bytes de uno lento: más seguido, 5000 ocuparían un procesador solo en enviarlos."""
     vanished: int = 50
     keepalive: float = 5.0
+    slow_rate: float = 20_000.0
+    """Bytes por segundo de quien lee despacio: como una línea de hace treinta años."""
+    slow_seconds: float = 120.0
+    """Dos veces el plazo de quien no lee."""
+    slow_bytes: int = 24 * MIB
+    """Lo que pide: varias veces lo que guarda el sistema de una conexión."""
     in_flight: int = 20
     """Cada uno encadena 12 MiB: más, y la memoria de los sockets sería la de la máquina."""
     restarts: int = 10
@@ -93,6 +99,9 @@ QUICK = Scale(
     drip=0.1,
     vanished=5,
     keepalive=1.0,
+    slow_rate=2_000_000.0,
+    slow_seconds=0.3,
+    slow_bytes=16 * MIB,
     in_flight=2,
     restarts=2,
     clock_deadline=0.5,

@@ -307,6 +307,23 @@ def test_a_cut_with_something_owed_is_seen_as_an_error(
             receive_all(sock)
 
 
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="aquí Python no tiene sockets de Unix")
+def test_a_cut_in_a_unix_socket_is_an_error_if_something_was_left_to_read(tmp_path: Path) -> None:
+    place = tmp_path / "s"
+    with (
+        served(sentence, host=f"unix:{place}", threads=0, limits=LIMITS) as running,
+        socket.socket(socket.AF_UNIX) as sock,
+    ):
+        sock.settimeout(PATIENCE)
+        sock.connect(str(place))
+        sock.sendall(b"hola\n")
+        assert receive(sock, 1) == b"x"
+        sock.sendall(b"sigo\n")  # y no se le lee: tiene mucho por recibir
+        cut(running)
+        with pytest.raises(ConnectionResetError):
+            receive_all(sock)
+
+
 @pytest.mark.parametrize("shut", [False, True], ids=["sigue", "cerró su lado"])
 def test_who_reads_late_but_in_time_gets_everything_and_an_orderly_end(shut: bool) -> None:
     with served(sentence, threads=0, limits=LIMITS) as running, ask(running, None, shut=shut) as sock:

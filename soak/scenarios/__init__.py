@@ -4,15 +4,23 @@ crowds.py     muchos a la vez
 hostile.py    clientes que se portan mal
 machine.py    la máquina falla, o alguien para el servidor
 paths.py      la red falla
+slow.py       clientes lentos, que no tienen prisa
 processes.py  varios procesos: mueren, se cuelgan, se recargan
 """
 
 from __future__ import annotations
 
-from . import crowds, hostile, machine, paths, processes
+from . import crowds, hostile, machine, paths, processes, slow
 
 SCENARIOS = sorted(
-    [*crowds.SCENARIOS, *hostile.SCENARIOS, *machine.SCENARIOS, *paths.SCENARIOS, *processes.SCENARIOS],
+    [
+        *crowds.SCENARIOS,
+        *hostile.SCENARIOS,
+        *machine.SCENARIOS,
+        *paths.SCENARIOS,
+        *slow.SCENARIOS,
+        *processes.SCENARIOS,
+    ],
     key=lambda scenario: scenario.row,
 )
 """Todos, en el orden de las filas de ``docs/fiabilidad.md``."""
