@@ -116,7 +116,7 @@ def slow_readers(scale: Scale) -> Outcome:
                 [*_CLIENT, "--host", place[0], "--puerto", place[1], "-q"], scale, flood
             ),
         }
-        if nc := shutil.which("nc"):
+        if nc := shutil.which("nc.openbsd"):
             kinds["nc -N"] = lambda flood: _through_a_pipe([nc, "-N", *place], scale, flood)
         with ThreadPoolExecutor(len(kinds)) as pool:
             floods = [Flood(index, _BLOCK) for index in range(len(kinds))]
