@@ -37,7 +37,55 @@ from __future__ import annotations
 
 
 class ComunicacionError(Exception):
-    """La raíz: quien quiera atrapar cualquier error de este paquete atrapa este."""
+    """La raíz: quien quiera atrapar cualquier error de este paquete atrapa este.
+
+    Todos viajan entre procesos (``pickle``) y se copian, con sus hechos y su causa, y dos son iguales si lo son ellos.
+    Una causa que no pueda viajar llega como un ``RuntimeError`` con su texto.
+    """
+
+    # Una excepción, sin más, se rehace llamando a su clase con args, que aquí es la frase y no lo que se le dio.
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.args), {name: _portable(fact) for name, fact in self._facts().items()}
+
+    def __copy__(self) -> ComunicacionError:
+        copy = _rebuild(type(self), self.args)
+        copy.__setstate__(self._facts())
+        return copy
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and (
+            [self.args, *_comparable(self._facts())] == [other.args, *_comparable(other._facts())]
+        )
+
+    def __hash__(self) -> int:
+        return hash((type(self), repr(self.args)))
+
+    def _facts(self) -> dict[str, object]:
+        return {**vars(self), "__cause__": self.__cause__} if self.__cause__ else vars(self)
+
+
+def _rebuild(kind: type[ComunicacionError], args: tuple[object, ...]) -> ComunicacionError:
+    return kind.__new__(kind, *args)
+
+
+def _portable(fact: object) -> object:
+    if not isinstance(fact, BaseException):
+        return fact
+    import pickle  # solo lo necesita quien ya lo ha cargado
+
+    try:
+        pickle.loads(pickle.dumps(fact))  # noqa: S301  # lo acabamos de hacer nosotros
+    except Exception:  # la clase de otro puede hacer cualquier cosa, y al rehacerla, dejar colgado a quien espera
+        return RuntimeError(f"{type(fact).__name__}: {fact}")
+    return fact
+
+
+def _comparable(facts: dict[str, object]) -> list[object]:
+    """Los hechos, en orden. De una causa, su clase y lo que dice: dos excepciones corrientes nunca son iguales."""
+    return [
+        (name, (type(fact), str(fact)) if isinstance(fact, BaseException) else fact)
+        for name, fact in sorted(facts.items())
+    ]
 
 
 class MessageError(ComunicacionError, ValueError):

@@ -36,7 +36,7 @@ SIDE_BY_SIDE = {
 }
 
 # Lo único de fuera que un núcleo puro necesita: ni sockets, ni reloj, ni hilos, ni procesos, ni ficheros.
-PURE = {"__future__", "codecs", "re", "collections", "ipaddress", "typing_extensions"}  # lo último, solo para mypy
+PURE = {"__future__", "codecs", "re", "collections", "ipaddress", "pickle", "typing_extensions"}  # lo último, para mypy
 
 
 def room(path: Path) -> str:

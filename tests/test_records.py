@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import pickle
+import pkgutil
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+import comunicacion_tcp
 from comunicacion_tcp.records import Record
+from comunicacion_tcp.services import uppercase
 
 
 class Point(Record):
@@ -83,3 +89,29 @@ def test_shown_copied_and_pickled_whole() -> None:
     assert (
         copy.copy(Point(1, 2)) == copy.deepcopy(Point(1, 2)) == pickle.loads(pickle.dumps(Point(1, 2))) == Point(1, 2)
     )
+
+
+def records(kind: type[Record] = Record) -> Iterator[type[Record]]:
+    """Cada clase de valores del paquete."""
+    for one in kind.__subclasses__():
+        if one.__module__.startswith(comunicacion_tcp.__name__ + "."):
+            yield one
+        yield from records(one)
+
+
+def test_each_record_of_the_package_travels_is_copied_and_is_compared() -> None:
+    for module in pkgutil.walk_packages(comunicacion_tcp.__path__, comunicacion_tcp.__name__ + "."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    found = set(records())
+    assert {"Limits", "Service", "Backoff", "ProxyHeader"} <= {kind.__name__ for kind in found}
+    for kind in found:
+        # Los tipos no se comprueban: de lo que no tiene valor por defecto vale uno cualquiera.
+        given: dict[str, Any] = {name: (1, "dos") for name in kind.fields() if not hasattr(kind, name)}
+        value = uppercase if kind is type(uppercase) else kind(**given)
+        ways = [pickle.loads(pickle.dumps(value, protocol)) for protocol in range(pickle.HIGHEST_PROTOCOL + 1)]
+        for same in (*ways, copy.copy(value), copy.deepcopy(value)):
+            assert type(same) is kind
+            assert same == value
+            assert hash(same) == hash(value)
+            assert repr(same) == repr(value)
