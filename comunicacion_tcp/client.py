@@ -226,7 +226,8 @@ class Client(Conversation):
                 closings = self._closings
                 self._waiting = True
             selector.modify(sock, selectors.EVENT_READ | (selectors.EVENT_WRITE if rest else 0))
-            events = selector.select(timeout)
+            # Si el proceso estuvo parado (Ctrl-Z) hasta vencer el plazo, select no mira si entre tanto llegó algo.
+            events = selector.select(timeout) or selector.select(0)
         finally:
             with self._guard:
                 self._waiting = False

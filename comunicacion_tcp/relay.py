@@ -247,7 +247,9 @@ class Relay(Client):
                 raise TimedOut(self.address, self._limits.reply_timeout, connecting=False)
             if stuck:
                 _watch(selector, output, selectors.EVENT_WRITE)
-            ready = selector.select(0 if entry.ready else left if waiting else None)
+            timeout = 0 if entry.ready else left if waiting else None
+            # Como en Client: si el proceso estuvo parado hasta vencer el plazo, aún no se ha mirado si llegó algo.
+            ready = selector.select(timeout) or (selector.select(0) if timeout else [])
             events = {key.fd: mask for key, mask in ready}
             mine = events.get(sock.fileno(), 0)
             if mine & selectors.EVENT_READ:

@@ -324,3 +324,12 @@ def test_in_chaos_each_thread_gets_its_own_replies(resend: bool) -> None:
     assert not wrong
     assert chaos.attended
     assert resend or set(chaos.attended.values()) == {1}
+
+
+def test_stopped_until_the_deadline_it_still_looks_at_what_arrived(monkeypatch: pytest.MonkeyPatch) -> None:
+    with served() as running, Client("127.0.0.1", running.port) as client:
+        assert client._selector
+        look = client._selector.select
+        # Lo que hace select si el proceso se para dentro (Ctrl-Z) hasta vencer el plazo: no mira nada más.
+        monkeypatch.setattr(client._selector, "select", lambda timeout: [] if timeout else look(PATIENCE))
+        assert client.send("hola") == "HOLA"

@@ -12,7 +12,7 @@ import sys
 from ..client import Client
 from ..errors import ConnectionLost, MessageError
 from ..protocol import GOODBYE
-from .terminal import complain, escape, is_terminal, say
+from .terminal import complain, escape, is_person, is_terminal, say
 
 _PROMPT = f"Ingresa un mensaje (o '{GOODBYE}' para salir): "
 
@@ -109,10 +109,10 @@ class PlainEditor(Editor):
         talk.wait()
         say(prompt, end="")
         line = sys.stdin.readline() if sys.stdin else ""
-        # En una terminal la línea ya se ve, porque la persona la escribió; por una tubería la escribimos nosotros,
-        # para que la conversación se lea igual.
+        # Si la escribió una persona, la línea ya se ve; por una tubería la escribimos nosotros, para que la
+        # conversación se lea igual.
         message = line.removesuffix("\n").removesuffix("\r")
-        if not is_terminal(sys.stdin):
+        if not is_person(sys.stdin):
             say(escape(message))
         elif not line.endswith("\n"):
             say("")  # Ctrl-D no baja de línea

@@ -1,4 +1,4 @@
-"""``History``: los mensajes de otras veces, en un fichero que solo lee su dueño.
+"""``History``: los mensajes de otras veces, en un fichero que solo lee su dueño, aunque antes lo leyeran otros.
 
 Aquí no se edita ninguna línea (``line_editor.py``). El fichero es una comodidad: si no se puede leer, escribir o crear,
 o lleva cualquier cosa, el cliente sigue sin él y no se queja.
@@ -13,9 +13,11 @@ from ..protocol import GOODBYE
 
 _MOST_ENTRIES = 1000  # los que se recuerdan: lo que bash (HISTSIZE, 500) y zsh suelen, y lo que aún se recorre a mano
 _MOST_BYTES = 128 * 1024  # de cada uno de los dos ficheros: unos mil mensajes de 128 bytes
+_OTHERS = 0o077  # lo que un fichero permite a quien no es su dueño (chmod(2))
 _LONGEST = 4096  # bytes de un mensaje que se guarda: quien pega uno mayor no lo va a buscar con las flechas
-# Con una tubería con nombre en su lugar, abrirla esperaría a que otro programa la abriera (en Windows no las hay).
-_NEVER_WAIT: int = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+# Con una tubería con nombre en su lugar, abrirla esperaría a que otro programa la abriera; y un enlace llevaría a leer,
+# o a cambiar, un fichero que es de otra cosa. En Windows no hay ninguna de las dos.
+_CAREFULLY: int = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
 def history_path() -> str | None:
@@ -46,7 +48,7 @@ class History:
         if path is None:
             return
         with contextlib.suppress(OSError):
-            if os.path.getsize(path) > _MOST_BYTES:
+            if os.lstat(path).st_size > _MOST_BYTES:
                 os.replace(path, path + ".1")
         lines = (_last_bytes(path + ".1") + _last_bytes(path)).split(b"\n")
         self.entries = [text for line in lines if (text := _readable(line))][-_MOST_ENTRIES:]
@@ -80,7 +82,7 @@ def _readable(line: bytes) -> str:
 def _last_bytes(path: str) -> bytes:
     """El final de un fichero, desde el principio de una línea; nada si no se puede leer."""
     try:
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | _NEVER_WAIT)) as file:
+        with open(path, "rb", opener=_open) as file:
             size = file.seek(0, os.SEEK_END)
             start = max(0, size - _MOST_BYTES)
             file.seek(start)
@@ -92,10 +94,22 @@ def _last_bytes(path: str) -> bytes:
 
 
 def _append(path: str, line: bytes) -> None:
-    """Añade ``line`` a un fichero, que si no existe nace ya privado. Errores: ``OSError``."""
+    """Añade ``line`` a un fichero, que si no existe se crea. Errores: ``OSError``."""
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _NEVER_WAIT, 0o600)
+    descriptor = _open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     try:
         os.write(descriptor, line)
     finally:
         os.close(descriptor)
+
+
+def _open(path: str, flags: int) -> int:
+    """Abre el fichero, que no es un enlace y que desde ahora solo lee su dueño. Errores: ``OSError``."""
+    descriptor = os.open(path, flags | _CAREFULLY, 0o600)
+    try:
+        if os.name == "posix" and os.fstat(descriptor).st_mode & _OTHERS:
+            os.chmod(descriptor, 0o600)  # si es de otra persona no se puede, y no se usa
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor

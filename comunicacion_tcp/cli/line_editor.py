@@ -14,6 +14,7 @@ import select
 import signal
 import sys
 from collections import deque
+from collections.abc import Callable
 
 from .dialogue import Editor, PlainEditor, Talk
 from .history import History, history_path
@@ -23,14 +24,16 @@ TYPE_CHECKING = False  # como la de typing, sin pagar su importación
 if TYPE_CHECKING:
     from typing import Any
 
-_TERMINATED = 128 + signal.SIGTERM  # el código que da cualquier shell a quien acaba por esa señal
+_ENDINGS = ("SIGTERM", "SIGHUP")  # las señales que piden acabar; en Windows no está la segunda
 
 
 def open_editor(*, keep_history: bool) -> Editor:
     """El mejor editor que hay aquí. ``keep_history``: si los mensajes se guardan para la próxima vez."""
     if os.name != "nt" and os.environ.get("TERM", "") in ("", "dumb"):  # una terminal que no sabe mover el cursor
         return PlainEditor()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))  # que la terminal quede como estaba
+    for name in _ENDINGS:
+        # Que la terminal quede como estaba. El código es el que da cualquier shell a quien acaba por esa señal.
+        _heed(name, lambda number, _: sys.exit(128 + number))
     history = History(history_path() if keep_history else None)
     try:
         from .prompt_toolkit_editor import PromptToolkitEditor
@@ -44,6 +47,14 @@ def open_editor(*, keep_history: bool) -> Editor:
         return ReadlineEditor(history)
     except ImportError:  # en Windows no existe
         return PlainEditor()
+
+
+def _heed(name: str, answer: Callable[[int, object], object]) -> None:
+    """Desde ahora, a la señal ``name`` se atiende con ``answer``, salvo que no la haya o que quien nos lanzó pidiera no
+    atenderla (``nohup``)."""
+    number = getattr(signal, name, None)
+    if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+        signal.signal(number, answer)
 
 
 def _system_reads_as_we_do() -> bool:
@@ -168,6 +179,9 @@ class _Keyboard:
             return
         with contextlib.suppress(termios.error, OSError):
             self._usual = termios.tcgetattr(sys.stdin)
+            # Ctrl-Z y Ctrl-\: la shell se queda con la terminal, y no todas la arreglan (dash no).
+            _heed("SIGTSTP", self._give_way)
+            _heed("SIGQUIT", self._give_way)
 
     def hold(self, *, echo: bool = False) -> None:
         """Las teclas se guardan según llegan. ``echo``: si además la terminal las repite."""
@@ -176,6 +190,22 @@ class _Keyboard:
     def release(self) -> None:
         """La terminal, como estaba."""
         self._set(without=[])
+
+    def _give_way(self, number: int, _: object) -> None:
+        """Lo que esa señal hace a cualquier programa, pero con la terminal como estaba. Si es pararse, al seguir la
+        terminal vuelve a ser la que el programa dejó."""
+        import termios
+
+        ours: list[Any] | None = None
+        with contextlib.suppress(termios.error):
+            ours = termios.tcgetattr(sys.stdin)
+        self.release()
+        heeded = signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+        signal.signal(number, heeded)
+        if ours is not None:
+            with contextlib.suppress(termios.error):
+                termios.tcsetattr(sys.stdin, termios.TCSADRAIN, ours)
 
     def _set(self, without: list[str]) -> None:
         if self._usual is None:

@@ -15,7 +15,7 @@ from ..backoff import Backoff
 from ..client import Client
 from ..conversation import waiting_helps
 from ..errors import ConnectionLost, NetworkError, TimedOut, TLSFailed
-from ..protocol import ERROR_START
+from ..protocol import ERROR_START, GOODBYE
 from .colour import ERROR, NOTICE, REPLY, paint, wants_colour
 from .dialogue import Talk
 from .sentences import conversation_broken
@@ -23,6 +23,9 @@ from .terminal import escape, say
 
 # Quien escribe está mirando: si se tarda más, parece que no vuelve. Y por cada persona hay un cliente, no mil.
 _BACKOFF = Backoff(most=5.0)
+# Lo que teclea quien se quiere ir: la despedida mal escrita, y lo que vale en otros programas.
+_WAYS_OUT = frozenset({"desconexion", "desconectar", "salir", "adios", "terminar", "exit", "quit", "bye", "logout"})
+_WITHOUT_ACCENTS = str.maketrans("áéíóú", "aeiou")
 _NEVER = float("inf")
 _SETTLING = 0.3  # segundos sin que nos cierren para decir «conectado»: una negativa llega en una ida y vuelta, o dos
 GLANCE = 0.1  # segundos entre una mirada a la conexión y otra: por debajo, una persona no nota que algo tardó
@@ -62,11 +65,15 @@ class LastingTalk(Talk):
         self.poll()
         self.wait()
         try:
-            self._show([self._client.send(message)])
+            reply = self._client.send(message)
         except (ConnectionLost, TimedOut) as error:
             self._lose(error, in_flight=True)
             self.tell()
         else:
+            self._show([reply])
+            if wants_to_leave(message, reply):
+                self._notice(f"Para salir, escribe {GOODBYE}, en mayúsculas y sin nada más.")
+                self.tell()
             self._delays = _BACKOFF.delays(self._chance)  # este servidor atiende: la próxima vez, con prisa
             self._dismissed = False
 
@@ -174,6 +181,12 @@ class LastingTalk(Talk):
     def _notice(self, line: str) -> None:
         # Por la salida, y no por la de errores: es parte del diálogo, y aquí siempre hay alguien mirándola.
         self._to_tell.append(paint(line, NOTICE) if self._colour else line)
+
+
+def wants_to_leave(message: str, reply: str) -> bool:
+    """Si ``message`` parece de quien quiere irse y no sabe cómo, y el servidor solo se lo ha repetido."""
+    plain = message.casefold().strip(" \t.:!()¡«»'\"").translate(_WITHOUT_ACCENTS)
+    return plain in _WAYS_OUT and reply.casefold() == message.casefold()
 
 
 def _is_error(reply: str) -> bool:

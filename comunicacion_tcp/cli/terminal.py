@@ -138,9 +138,19 @@ def write_whole(raw: RawIOBase, data: bytes) -> None:
             rest = rest[size:]
 
 
-def is_terminal(stream: TextIO | None) -> bool:
-    """Si al otro lado de ``stream`` hay una persona."""
+def is_person(stream: TextIO | None) -> bool:
+    """Si al otro lado de ``stream`` hay una persona: en una terminal, o en la ventana de un programa como IDLE."""
     return stream is not None and not stream.closed and stream.isatty()
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Si ``stream`` es una terminal de verdad, con su descriptor: una que edita, y que obedece códigos de escape."""
+    if stream is None or not is_person(stream):
+        return False
+    try:
+        return os.isatty(stream.fileno())
+    except (AttributeError, OSError, ValueError):  # no tiene (io.UnsupportedOperation es de las dos últimas)
+        return False
 
 
 def close_output() -> None:

@@ -16,12 +16,25 @@ from pathlib import Path
 import pytest
 
 from ..support.examples import ROOT, blocks
-from ..support.programs import CLIENT, PROMPT, SERVER, SILENT, Program, environment, running_server
+from ..support.programs import (
+    CLIENT,
+    PROMPT,
+    SERVER,
+    SILENT,
+    Program,
+    children_of,
+    environment,
+    run,
+    running_server,
+    state,
+)
 from ..support.screen import (
     COLUMNS,
+    CTRL_BACKSLASH,
     CTRL_C,
     CTRL_D,
     CTRL_R,
+    CTRL_Z,
     EDITORS,
     PROMPT_TOOLKIT,
     READLINE,
@@ -216,6 +229,19 @@ def test_nothing_is_kept_if_so_asked(tmp_path: Path, editor: str) -> None:
         client.type(UP)  # mientras dura, sí
         client.shows(f"{PROMPT}hola")
     assert not list(tmp_path.iterdir())
+
+
+@both
+def test_a_history_that_others_could_read_is_closed_to_them(tmp_path: Path, editor: str) -> None:
+    file = tmp_path / KEPT
+    file.parent.mkdir(parents=True)
+    file.write_text("de antes\n")
+    file.chmod(0o644)
+    with running_server() as (_, port), Screen(to(port), editor, tmp_path) as client:
+        client.wait_for(BARE)
+        client.type(UP)
+        client.shows(f"{PROMPT}de antes")
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
 @both
@@ -418,7 +444,58 @@ def test_control_c_while_waiting_for_the_server(tmp_path: Path, editor: str) -> 
         assert not SILENT.search(client.output)
 
 
+# -- donde la terminal no lo es
+
+
+# La entrada y la salida de IDLE: dicen ser una terminal, no tienen descriptor y solo admiten texto.
+IDLE = """
+import io, sys
+
+class Typed(io.TextIOBase):
+    encoding, errors = "utf-8", "strict"
+    lines = ["hola servidor\\n", "DESCONEXION\\n"]
+    def isatty(self): return True
+    def readline(self, size=-1): return self.lines.pop(0) if self.lines else ""
+
+class Window(io.TextIOBase):
+    encoding, errors = "utf-8", "strict"
+    def isatty(self): return True
+    def write(self, text): real.write(text); real.flush(); return len(text)
+
+real = sys.stdout
+sys.stdin, sys.stdout, sys.stderr = Typed(), Window(), Window()
+from comunicacion_tcp.cli.client import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@both
+def test_in_idle_there_is_no_editor_and_no_escape_code(tmp_path: Path, editor: str) -> None:
+    settings = Screen.settings(editor, tmp_path)
+    with running_server() as (_, port):
+        command = [sys.executable, "-c", IDLE, "--host", "127.0.0.1", "--puerto", str(port)]
+        done = subprocess.run(command, capture_output=True, timeout=PATIENCE, cwd=ROOT, env=settings)
+    shown = [connected(port), f"{PROMPT}Servidor: HOLA SERVIDOR", f"{PROMPT}Servidor: Conexión cerrada"]
+    assert (done.stdout.decode().splitlines(), done.stderr, done.returncode) == (shown, b"", 0)
+
+
 # -- irse
+
+
+@both
+@pytest.mark.parametrize("message", ["desconexion", "DESCONEXION ", "salir"])
+def test_who_does_not_manage_to_leave_is_told_how(tmp_path: Path, editor: str, message: str) -> None:
+    hint = "Para salir, escribe DESCONEXION, en mayúsculas y sin nada más."
+    with running_server() as (server, port), Screen(to(port), editor, tmp_path) as client:
+        client.wait_for(BARE)
+        client.type(f"{message}\r")
+        client.shows(f"{PROMPT}{message}".rstrip(), f"Servidor: {message.upper()}".rstrip(), hint, BARE)
+        client.type("DESCONEXION\r")
+        assert client.wait() == 0
+        server.wait_for("Mensaje de desconexión recibido.")
+        done = run(to(port), f"{message}\n")  # por una tubería, nada más
+        assert done.stdout.decode().splitlines()[1:3] == [f"{PROMPT}{message}", f"Servidor: {message.upper()}"]
+        assert hint not in done.stdout.decode()
 
 
 @both
@@ -448,14 +525,85 @@ def test_control_d(tmp_path: Path, editor: str) -> None:
 
 
 @both
-def test_told_to_end_it_leaves_the_terminal_as_it_was(tmp_path: Path, editor: str) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_told_to_end_it_leaves_the_terminal_as_it_was(tmp_path: Path, editor: str, number: signal.Signals) -> None:
     with running_server() as (_, port), Screen(to(port), editor, tmp_path) as client:
         client.wait_for(BARE)
         wait_until(lambda: not is_usual(client))
-        client.signal(signal.SIGTERM)
-        assert client.wait() == 143
+        client.signal(number)
+        assert client.wait() == 128 + number
         assert is_usual(client)
         assert not SILENT.search(client.output)
+
+
+SHELLS = {"dash": ["dash", "-i"], "bash": ["bash", "--norc", "--noediting", "-i"]}
+
+
+@both
+@pytest.mark.parametrize("shell", SHELLS)
+def test_stopped_or_killed_from_the_keyboard_while_a_reply_is_due(tmp_path: Path, editor: str, shell: str) -> None:
+    asked, answer = threading.Event(), threading.Event()
+
+    def serve(sock: socket.socket) -> None:
+        sock.recv(1024)
+        asked.set()
+        assert answer.wait(PATIENCE)
+        sock.sendall(b"HOLA\n")
+        sock.recv(1024)
+        asked.set()
+        receive_all(sock)
+
+    program, *options = SHELLS[shell]
+    with foreign_server(serve) as port, Screen([need(program), *options], editor, tmp_path) as client:
+        client.type(f"ulimit -c 0; {shlex.join(to(port))}\n")
+        client.wait_for(BARE)
+        client.type("hola\r")
+        assert asked.wait(PATIENCE)
+        asked.clear()
+        wait_until(lambda: is_held(client) and waits(client))
+        client.type(CTRL_Z)
+        wait_until(lambda: is_usual(client), "que la shell tenga la terminal como estaba")
+        client.type("fg\n")
+        wait_until(lambda: is_held(client), "que el cliente siga como estaba")
+        answer.set()
+        client.wait_for("Servidor: HOLA")
+        client.type("otra\r")
+        assert asked.wait(PATIENCE)
+        wait_until(lambda: is_held(client) and waits(client))
+        client.type(CTRL_BACKSLASH)
+        wait_until(lambda: is_usual(client), "que la shell tenga la terminal como estaba")
+        client.type("exit\n")
+        client.wait()
+
+
+@both
+def test_stopped_from_the_keyboard_while_writing(tmp_path: Path, editor: str) -> None:
+    with running_server() as (_, port), Screen([need("dash"), "-i"], editor, tmp_path) as client:
+        client.type(f"{shlex.join(to(port))}\n")
+        client.wait_for(BARE)
+        wait_until(lambda: not is_usual(client) and waits(client))
+        client.type(CTRL_Z)
+        wait_until(lambda: is_usual(client), "que la shell tenga la terminal como estaba")
+        client.type("fg\n")
+        wait_until(lambda: not is_usual(client))
+        client.type("hola\r")
+        client.wait_for("Servidor: HOLA")
+        client.type(CTRL_D)
+        wait_until(lambda: is_usual(client))
+        client.type("exit\n")
+        client.wait()
+
+
+def waits(client: Screen) -> bool:
+    """Si el programa que lanzó la shell está esperando a algo. Una señal que llega justo antes de esperar se atiende
+    después."""
+    return [state(child) for child in children_of(client.process.pid)] == ["S"]
+
+
+def is_held(client: Screen) -> bool:
+    """Si las teclas se guardan sin repetirlas, pero las de parar y acabar valen: se espera al servidor."""
+    flags: int = termios.tcgetattr(client.terminal)[3]
+    return bool(not flags & termios.ECHO and flags & termios.ISIG)
 
 
 def is_usual(client: Screen) -> bool:

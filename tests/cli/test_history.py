@@ -34,6 +34,42 @@ def test_only_its_owner_can_read_it(place: Path) -> None:
     assert stat.S_IMODE(place.parent.stat().st_mode) == 0o700
 
 
+def test_one_that_others_could_read_is_theirs_no_more(place: Path) -> None:
+    place.parent.mkdir(parents=True)
+    older = place.with_name("historial.1")
+    for file, said in ((older, "uno\n"), (place, "dos\n")):
+        file.write_text(said)
+        file.chmod(0o644)
+    assert History(str(place)).entries == ["uno", "dos"]
+    assert [stat.S_IMODE(file.stat().st_mode) for file in (older, place)] == [0o600, 0o600]
+
+
+def test_one_opened_to_others_between_two_messages(place: Path) -> None:
+    past = History(str(place))
+    past.add("uno")
+    place.chmod(0o666)
+    past.add("dos")
+    assert stat.S_IMODE(place.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_link_is_not_followed(place: Path, tmp_path: Path, exists: bool) -> None:
+    other = tmp_path / "de otro"
+    if exists:
+        other.write_text("secreto de otro\n")
+        other.chmod(0o644)
+    place.parent.mkdir(parents=True)
+    place.symlink_to(other)
+    place.with_name("historial.1").symlink_to(other)
+    past = History(str(place))
+    assert past.entries == []
+    assert past.add("hola")
+    assert other.exists() == exists
+    if exists:
+        assert other.read_text() == "secreto de otro\n"
+        assert stat.S_IMODE(other.stat().st_mode) == 0o644
+
+
 @pytest.mark.parametrize("message", ["", " secreto", "DESCONEXION", "a\0b", "a\nb", "\udcff", "x" * 4097])
 def test_what_is_not_kept(place: Path, message: str) -> None:
     past = History(str(place))

@@ -21,15 +21,18 @@ from comunicacion_tcp.cli.line_editor import ReadlineEditor, earlier, open_edito
 from ..support.screen import CTRL_D, EDITORS, READLINE
 from ..support.waiting import PATIENCE
 
+SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP, signal.SIGQUIT)
+
 
 @pytest.fixture(autouse=True)
 def around(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Una terminal cualquiera, y al acabar la señal como estaba."""
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(), encoding=locale.nl_langinfo(locale.CODESET)))
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, action in before.items():
+        signal.signal(number, action)
 
 
 def hide(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:

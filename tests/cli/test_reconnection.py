@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from comunicacion_tcp.cli import dialogue, reconnection
-from comunicacion_tcp.cli.reconnection import LastingTalk
+from comunicacion_tcp.cli.reconnection import LastingTalk, wants_to_leave
 from comunicacion_tcp.client import Client
 from comunicacion_tcp.errors import (
     CertificateRejected,
@@ -268,3 +268,29 @@ def test_without_threads_it_tries_later(stage: Stage, monkeypatch: pytest.Monkey
         patch.setattr(reconnection, "_Attempt", no_threads)
         assert stage.look(2) == [LOST, RETRYING]
     assert stage.look(6) == [BACK]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "desconexion",
+        "DESCONEXION ",
+        " Desconexión",
+        "salir",
+        "SALIR.",
+        "exit",
+        "exit()",
+        "quit",
+        ":quit",
+        "¡Adiós!",
+        "bye",
+    ],
+)
+def test_who_wants_to_leave_and_does_not_know_how(message: str) -> None:
+    assert wants_to_leave(message, message.upper())
+    assert not wants_to_leave(message, "Hasta luego")  # este servidor sí lo entiende
+
+
+@pytest.mark.parametrize("message", ["", "hola", "no quiero salir", "DESCONEXIONES", "salirse"])
+def test_who_does_not_want_to_leave(message: str) -> None:
+    assert not wants_to_leave(message, message.upper())

@@ -17,6 +17,7 @@ EDITORS = [PROMPT_TOOLKIT, READLINE]
 _WITHOUT_PROMPT_TOOLKIT = str(ROOT / "tests" / "support" / "without_prompt_toolkit")
 
 UP, TAB, ENTER, CTRL_C, CTRL_D, CTRL_R, ESCAPE = "\x1b[A", "\t", "\r", "\x03", "\x04", "\x12", "\x1b"
+CTRL_Z, CTRL_BACKSLASH = "\x1a", "\x1c"
 
 
 def pasted(text: str) -> str:
