@@ -10,6 +10,7 @@ import errno
 import signal
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -265,8 +266,12 @@ def ask(running: Served, context: ssl.SSLContext | None, *, shut: bool) -> socke
 
 def is_owed(running: Served) -> bool:
     """Si a la única conexión el sistema no le admite más."""
-    members = list(running.server._connections)
-    return any(isinstance(one, Connection) and one._transport.get_write_buffer_size() for one in members)
+    return any(one.introduced and one._transport.get_write_buffer_size() for one in conversations(running))
+
+
+def conversations(running: Served) -> list[Connection]:
+    """Las que hay."""
+    return [one for one in running.server._connections if isinstance(one, Connection)]
 
 
 def stop(running: Served) -> None:
@@ -279,8 +284,10 @@ def cut(running: Served) -> None:
     running.run(running.server.cut)
 
 
-def wait(running: Served) -> None:
-    """Espera a que venza el plazo."""
+def expire(running: Served) -> None:
+    """Vence el plazo de lo que no se lee."""
+    for one in conversations(running):
+        running.run(one.output_late)
 
 
 @pytest.mark.parametrize("encrypted", [False, True], ids=["sin cifrar", "cifrada"])
@@ -288,7 +295,7 @@ def wait(running: Served) -> None:
 @pytest.mark.parametrize(
     ("end", "limits"),
     [
-        (wait, Limits(max_output=2 * REPLY, output_timeout=0.2)),
+        (expire, LIMITS),
         (stop, Limits(max_output=2 * REPLY, drain=0.2)),
         (cut, LIMITS),
     ],
@@ -302,6 +309,30 @@ def test_a_cut_with_something_owed_is_seen_as_an_error(
         ask(running, certificates.trusting() if encrypted else None, shut=shut) as sock,
     ):
         end(running)
+        wait_until(lambda: "undelivered" in running.events.names, "que lo corte")
+        with pytest.raises(ConnectionResetError):
+            receive_all(sock)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="solo Linux dice si avanza lo que ya guarda el sistema")
+@pytest.mark.parametrize("encrypted", [False, True], ids=["sin cifrar", "cifrada"])
+def test_who_does_not_read_what_the_system_keeps_is_cut_too(certificates: Certificates, encrypted: bool) -> None:
+    size = 1_000_000  # cabe en el sistema, y no en la ventana de un cliente que no lee (64 KiB)
+    with (
+        served(
+            lambda message: "x" * size,
+            threads=0,
+            limits=Limits(output_timeout=0.2),
+            tls=certificates.serving() if encrypted else None,
+        ) as running,
+        connect(running.port) as sock,
+    ):
+        if encrypted:
+            client = Encrypted(sock, certificates.trusting())
+            client.shake()
+            client.send(b"hola\n")
+        else:
+            sock.sendall(b"hola\n")
         wait_until(lambda: "undelivered" in running.events.names, "que lo corte")
         with pytest.raises(ConnectionResetError):
             receive_all(sock)

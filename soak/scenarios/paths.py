@@ -8,7 +8,7 @@ import time
 from .. import networks
 from ..load import Load, Spec
 from ..oracle import Flood, Oracle
-from ..results import Outcome, Scenario, ms, number
+from ..results import Failed, Outcome, Scenario, ms, number
 from ..scale import MIB, Scale
 from ..server import PATIENCE, Running, serving, until
 from .crowds import ask
@@ -51,6 +51,8 @@ def vanished(scale: Scale) -> Outcome:
         until(lambda: server.connections <= before, "que suelte a los desaparecidos", patience)
         took = time.monotonic() - start
         pair.speak()
+        if "entregar" in server.output:
+            raise Failed("de uno que desapareció dice que no leía")
         during = load.look()
         load.finish()
     return Outcome(

@@ -156,6 +156,8 @@ def _cut(scale: Scale) -> float:
             while sock.recv(1 << 16):
                 pass
         except ConnectionResetError:
+            if "perdió" in server.output:
+                raise Failed("de uno que no leía dice que desapareció") from None
             return took
         raise Failed("quien no leyó vio un final en orden")
 
