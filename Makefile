@@ -29,7 +29,9 @@ FUZZ_RUNS ?= 10000000
 # Con FUZZ_KEEP=1 se queda en fuzz/corpus.txt con lo nuevo que encuentre.
 FUZZ_KEEP ?=
 
-.PHONY: bench soak share help test test-all lint types protocol tests tests-between coverage \
+PUBLIC := .venv/types-$(VERSION)
+
+.PHONY: types-public bench soak share help test test-all lint types protocol tests tests-between coverage \
 	fuzz atheris format install install-all clean
 
 help:
@@ -37,6 +39,7 @@ help:
 	@echo 'make test-all   lo mismo, con las pruebas repetidas en cada Python desde 3.10 que haya'
 	@echo 'make coverage   la cobertura de todo, con la de los programas que arrancan las pruebas'
 	@echo 'make fuzz       el protocolo contra su modelo: cien mil ejemplos de cada propiedad y diez millones de entradas'
+	@echo 'make types-public  que ningún tipo de la biblioteca falte para quien la usa (pyright)'
 	@echo 'make bench      la velocidad, junto a la de otros servidores y a la de uno en C'
 	@echo 'make soak       la fiabilidad: lo que aguanta el servidor cuando todo va mal'
 	@echo 'make share      el manual y lo que completan bash, zsh y fish, desde las opciones de los programas'
@@ -51,6 +54,15 @@ lint: install
 
 types: install
 	$(BIN)/mypy
+
+# Para pyright, lo que hay en esta carpeta es un paquete instalado: solo de esos mira si están todos los tipos.
+types-public: $(PUBLIC)/ready
+	PYTHONPATH=. PATH="$(abspath $(PUBLIC)/bin):$$PATH" $(PUBLIC)/bin/python -m pyright --verifytypes comunicacion_tcp --ignoreexternal
+
+$(PUBLIC)/ready: requirements-types.txt
+	$(PYTHON) -m venv --clear $(PUBLIC)
+	$(PUBLIC)/bin/python -m pip install --quiet --disable-pip-version-check --retries 5 --requirement requirements-types.txt
+	touch $@
 
 # protocol.py es la pieza de la que depende todo: ni una rama sin probar.
 protocol: install

@@ -38,6 +38,7 @@ El mapa de la casa; los imports van solo hacia abajo (lo vigila ``tests/test_arc
     limits        todos los límites y plazos, cada uno con su razón
     records       valores inmutables hechos de campos, lo justo para no cargar dataclasses
     errors        el árbol de errores
+    hints         los módulos que solo hacen falta para decir un tipo
     addresses     cómo se nombra un sitio: máquina y puerto, o un socket de Unix
 
 Este fichero no contiene nada más que el mapa, los nombres públicos y la pregunta por la versión de Python: por eso

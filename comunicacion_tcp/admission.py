@@ -36,9 +36,9 @@ class Admission(Generic[AnyMember]):
         self._from: dict[object, int] = {}  # cuántas desde cada dirección, si se limitan
         self._nobodys: set[AnyMember] = set()  # las que no cuentan para ninguna
         self._most_refused = 0  # rechazadas a la vez a las que se espera
-        self.capacity = limits.max_connections
+        self.capacity: int = limits.max_connections
         """Cuántas caben."""
-        self.admitted = 0
+        self.admitted: int = 0
         """Cuántas hay, sin contar las rechazadas."""
 
     def __iter__(self) -> Iterator[AnyMember]:

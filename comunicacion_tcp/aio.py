@@ -21,6 +21,12 @@ from .errors import ConnectionLost
 from .timeouts import within
 from .tls import TLSSession
 
+TYPE_CHECKING = False  # como la de typing
+if TYPE_CHECKING:
+    from typing_extensions import Self
+else:
+    Self = "AsyncClient"
+
 _READ_SIZE = 64 * 1024  # bytes por lectura: lo que un socket suele tener listo; asyncio reservaría 256 KiB cada vez
 _MOST_UNREAD = 256 * 1024  # bytes que se guardan sin que nadie espere nada; los demás, en el sistema
 _MOST_TURNS = 16  # vueltas del bucle para leer lo ya llegado: a un servidor que no calla no se le espera
@@ -89,7 +95,7 @@ class AsyncClient(Conversation):
         if link:
             await link.gone.wait()
 
-    async def __aenter__(self) -> AsyncClient:
+    async def __aenter__(self) -> Self:
         await self.connect()
         return self
 

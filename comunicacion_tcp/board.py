@@ -83,13 +83,20 @@ BEAT = 1.0
 _STALE = 10.0  # segundos sin latir con que un bucle no está ocupado sino atascado: nada nuestro lo retiene ni uno
 
 
+TYPE_CHECKING = False  # como la de typing, sin pagar su importación
+if TYPE_CHECKING:
+    Cells = memoryview[float]
+else:
+    Cells = memoryview  # hasta Python 3.14 no admite que se diga de qué
+
+
 class Row:
     """La fila de un proceso; solo él escribe en ella, y desde un solo hilo. ``cells``: sus números, uno por columna."""
 
     __slots__ = ("cells",)
 
-    def __init__(self, cells: memoryview[float]) -> None:
-        self.cells = cells
+    def __init__(self, cells: Cells) -> None:
+        self.cells: Cells = cells
 
     def take(self, now: float) -> None:
         """Este proceso ocupa el puesto: lo que el anterior contó se queda, y cómo estaba, no. ``now``: la hora del
@@ -123,7 +130,7 @@ class Board:
         self.started = started
         self._seats = seats
         self._cells: memoryview[float] = memoryview(mmap.mmap(-1, (seats + 1) * _WIDTH * _CELL)).cast("d")
-        self.launcher = self._row(seats)
+        self.launcher: Row = self._row(seats)
         """La fila de quien lanza a los demás."""
         self.launcher.cells[WANTED_PROCESSES] = wanted
 

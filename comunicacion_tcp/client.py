@@ -13,15 +13,18 @@ import selectors
 import socket
 import time
 from collections.abc import Iterable, Iterator
+from types import TracebackType
 
 from .conversation import Conversation, Flow, at_once
 from .delivery import cut_if_closed
 from .errors import ConnectionLost
+from .hints import typing
 
 TYPE_CHECKING = False  # como la de typing, sin pagar su importación
 if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import Any
+    from typing_extensions import Self
+else:
+    Self = "Client"
 
 _READ_SIZE = 64 * 1024  # bytes por lectura: lo que un socket de Linux suele tener listo de una vez
 _MOST_UNASKED_READS = 16  # 1 MiB: un servidor que no para de hablar no impide enviar
@@ -152,7 +155,7 @@ class Client(Conversation):
             with contextlib.suppress(OSError):  # despierta a quien la espera, que la cerrará; el servidor no lo nota
                 sock.shutdown(socket.SHUT_RD)
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         self.connect()
         return self
 
@@ -169,10 +172,10 @@ class Client(Conversation):
     async def _sleep(self, seconds: float) -> None:
         time.sleep(seconds)  # noqa: ASYNC251  # aquí no hay otros a quienes ceder el turno
 
-    async def _resolve(self, host: str | bytes, timeout: float) -> list[Any]:
+    async def _resolve(self, host: str | bytes, timeout: float) -> list[typing.Any]:
         return _resolve(host, self._port, timeout)
 
-    async def _join(self, family: int, place: Any, timeout: float) -> socket.socket:
+    async def _join(self, family: int, place: typing.Any, timeout: float) -> socket.socket:
         return _open_one(family, place, timeout)
 
     async def _adopt(self, sock: socket.socket) -> None:
@@ -273,7 +276,7 @@ class Client(Conversation):
         return self._socket, self._selector
 
 
-def _resolve(host: str | bytes, port: int, timeout: float) -> list[Any]:
+def _resolve(host: str | bytes, port: int, timeout: float) -> list[typing.Any]:
     """Las direcciones de ``host``. Un nombre se pregunta desde otro hilo, porque a ``getaddrinfo`` no se la puede
     interrumpir: si no contesta a tiempo, ahí se queda, y es ``TimeoutError``."""
     if host == b"localhost":  # lo sabe esta máquina
@@ -282,7 +285,7 @@ def _resolve(host: str | bytes, port: int, timeout: float) -> list[Any]:
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except socket.gaierror:
         pass  # no es una dirección, sino un nombre
-    found: list[Any] = []
+    found: list[typing.Any] = []
     failures: list[BaseException] = []
     over = _thread.allocate_lock()
     over.acquire()
@@ -303,7 +306,7 @@ def _resolve(host: str | bytes, port: int, timeout: float) -> list[Any]:
     return found
 
 
-def _open_one(family: int, place: Any, timeout: float) -> socket.socket:
+def _open_one(family: int, place: typing.Any, timeout: float) -> socket.socket:
     """Un socket conectado a ``place``. Errores: los del sistema."""
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:

@@ -551,7 +551,7 @@ class Introduction(asyncio.Protocol):
     def __init__(self, server: Owner, peer: Peer) -> None:
         self._server = server
         self._parser = ProxyHeaderParser()
-        self.peer = peer
+        self.peer: Peer = peer
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -629,8 +629,8 @@ class Handshake:
 
     def __init__(self, server: Owner, peer: Peer, *, discreet: bool = False) -> None:
         self._server = server
-        self.peer = peer
-        self.discreet = discreet  # un balanceador que mira si el servidor vive, y quizá con eso le baste
+        self.peer: Peer = peer
+        self.discreet: bool = discreet  # un balanceador que mira si el servidor vive, y quizá con eso le baste
         self._timer: asyncio.TimerHandle | None = None
 
     def begun(self, transport: TLSTransport) -> None:

@@ -23,6 +23,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 
 from .addresses import format_address, unix_path
+from .backoff import Backoff
 from .errors import (
     ConnectionLost,
     NetworkError,
@@ -32,18 +33,17 @@ from .errors import (
     Truncated,
     UnknownHost,
 )
+from .hints import ssl, typing
 from .limits import DEFAULT_LIMITS, Limits
 from .protocol import ClientProtocol
 
 TYPE_CHECKING = False  # como la de typing, sin pagar su importación
 if TYPE_CHECKING:
-    import ssl
-    from typing import Any, NoReturn, TypeVar
-
-    from .backoff import Backoff
     from .tls import TLSSession
 
-    Result = TypeVar("Result")
+    Result = typing.TypeVar("Result")
+else:
+    Result = object
 
 WINDOW_MESSAGES = 1024
 """Mensajes de ``send_many`` sin respuesta a la vez: a 1 ms del servidor, un millón por segundo, que es lo que Python
@@ -75,15 +75,15 @@ class Flow:
         "unanswered",
     )
 
-    def __init__(self, source: Any, *, at_hand: bool) -> None:
-        self.source = source
-        self.at_hand = at_hand
-        self.pending: Any = None  # un mensaje pedido que aún no ha llegado, en el cliente que puede esperar a dos cosas
+    def __init__(self, source: typing.Any, *, at_hand: bool) -> None:
+        self.source: typing.Any = source
+        self.at_hand: bool = at_hand
+        self.pending: typing.Any = None  # un mensaje pedido que no ha llegado, en el cliente que espera a dos cosas
         self.unanswered: deque[bytes] = deque()  # en orden; con ``resend`` se envían otra vez
-        self.size = 0  # sus bytes
+        self.size: int = 0  # sus bytes
         self.fresh: list[bytes] = []  # los últimos de ellos: los que aún no se han empezado a escribir
-        self.rest = memoryview(b"")  # lo empezado a escribir
-        self.finished = False  # no hay más mensajes
+        self.rest: memoryview[int] = memoryview(b"")  # lo empezado a escribir
+        self.finished: bool = False  # no hay más mensajes
         self.failure: Exception | None = None  # por qué, si no fue porque se acabaron
         self.delays: Iterator[float] | None = None  # las esperas de esta racha sin conexión
 
@@ -516,7 +516,7 @@ class Conversation:
                 self._hang_up()
             raise
 
-    def _time_out(self, seconds: float) -> NoReturn:
+    def _time_out(self, seconds: float) -> typing.NoReturn:
         self._hang_up()  # una respuesta que llegara tarde parecería la del mensaje siguiente
         raise TimedOut(self.address, seconds, connecting=False)
 
@@ -575,12 +575,12 @@ class Conversation:
         """Espera ``seconds`` segundos."""
         raise NotImplementedError
 
-    async def _resolve(self, host: str | bytes, timeout: float) -> list[Any]:
+    async def _resolve(self, host: str | bytes, timeout: float) -> list[typing.Any]:
         """Las direcciones de ``host``, como las da ``socket.getaddrinfo``, en ``timeout`` segundos como mucho. Errores:
         los del sistema."""
         raise NotImplementedError
 
-    async def _join(self, family: int, place: Any, timeout: float) -> socket.socket:
+    async def _join(self, family: int, place: typing.Any, timeout: float) -> socket.socket:
         """Un socket conectado a ``place``. Errores: los del sistema."""
         raise NotImplementedError
 
@@ -621,7 +621,7 @@ def waiting_helps(error: NetworkError) -> bool:
     return True
 
 
-def at_once(coroutine: Coroutine[Any, None, Result]) -> Result:
+def at_once(coroutine: Coroutine[typing.Any, None, Result]) -> Result:
     """El resultado de una corutina que no cede el turno."""
     try:
         coroutine.send(None)

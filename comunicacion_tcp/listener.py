@@ -69,7 +69,7 @@ class Listener:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._sock = sock
-        self.address = address_of(sock)
+        self.address: Peer = address_of(sock)
         """``(ip, puerto)``, o ``("unix:/ruta", 0)``. También después de cerrarse: puede preguntarlo otro hilo."""
         self._take = take
         self._trouble = trouble

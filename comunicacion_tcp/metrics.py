@@ -25,6 +25,11 @@ PREFIX = "comunicacion_tcp_"
 _VERSIONS = ("0.0.1", "0.0.4", "1.0.0")  # del formato de texto de Prometheus y de OpenMetrics
 
 
+Exposition = Callable[[Message, str], tuple[list[tuple[str, str]], bytes]]
+"""Lo que enseña las métricas. Recibe las cabeceras de una petición y su consulta, lo que sigue a ``?``, y da las
+cabeceras de la respuesta y su cuerpo."""
+
+
 class Family(NamedTuple):
     """Una métrica. ``columns``: la columna de la pizarra de cada valor de ``label``; sin ``label``, la del único."""
 
@@ -233,10 +238,9 @@ def _short(bound: float) -> str:
     return str(bound)
 
 
-def exposition(board: Board, loop: str) -> Callable[[Message, str], tuple[list[tuple[str, str]], bytes]]:
+def exposition(board: Board, loop: str) -> Exposition:
     """Las métricas de ``board``, en el formato y con la compresión que se pidan. ``loop``: con qué bucle trabaja el
-    servidor. Devuelve una función que recibe las cabeceras de una petición y su consulta (lo que sigue a ``?``), y que
-    da las cabeceras de la respuesta y su cuerpo."""
+    servidor."""
     registry = CollectorRegistry()
     registry.register(BoardCollector(board, loop))
     app = make_wsgi_app(registry)

@@ -23,7 +23,7 @@ from .addresses import Peer
 from .board import Board
 from .forks import keep_from_children
 from .listener import open_sockets
-from .metrics import exposition
+from .metrics import Exposition, exposition
 
 _MOST = 8  # peticiones a la vez: un Prometheus, su relevo, las dos preguntas de un orquestador y una persona mirando
 _DEADLINE = 10.0  # segundos para pedir y leer la respuesta: lo que Prometheus espera si no se le dice otra cosa
@@ -55,7 +55,7 @@ class MetricsServer:
         self._keep_spare()
         self.board = board
         """De quién son."""
-        self.exposition = exposition(board, loop)
+        self.exposition: Exposition = exposition(board, loop)
         """Las métricas."""
 
     @property

@@ -138,14 +138,14 @@ class ServerProtocol:
         self.question: str | None = None
         """El mensaje que hay que responder, si lo hay: ``take_question()``."""
         self._owed_terminator: bytes | None = None  # el de la pregunta que falta por responder
-        self.input_over = False
+        self.input_over: bool = False
         """Si el otro extremo ya dijo que no enviará más."""
         self._told: frozenset[type[BadMessage]] = frozenset()
-        self.ended = False
+        self.ended: bool = False
         """Si la conversación terminó: no se responderá nada más."""
-        self.said_goodbye = False
+        self.said_goodbye: bool = False
         """Si terminó con ``DESCONEXION``."""
-        self.unsettled = self._first
+        self.unsettled: bool = self._first
         """Si queda algo a medias, por contar o por terminar. Lo normal es que no, y así basta mirar esto."""
 
     # -- lo que entra ---------------------------------------------------------------------------------------

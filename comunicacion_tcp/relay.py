@@ -18,11 +18,8 @@ from collections.abc import Callable
 
 from .client import Client
 from .errors import ConnectionLost, TimedOut
+from .hints import typing
 from .protocol import GOODBYE, ClientProtocol
-
-TYPE_CHECKING = False  # como la de typing, sin pagar su importación
-if TYPE_CHECKING:
-    from typing import Any
 
 # Bytes por lectura, y de la línea más larga que se envía siempre entera. Con 64 KiB costaba un 10 % más; con 1 MiB, lo
 # mismo. Siempre sobre los mismos dos búferes: pedir uno cada vez, de más de 128 KiB, es pedir y devolver páginas al
@@ -50,7 +47,7 @@ class Tally:
     """
 
     def __init__(self) -> None:
-        self.said_goodbye = False
+        self.said_goodbye: bool = False
         """Si ya se envió la línea de despedida, o la entrada acabó en ella: no se envía nada más."""
         self._sent = 0  # líneas acabadas
         self._start = b""  # principio de la línea enviada a medias
@@ -165,11 +162,11 @@ class Tally:
 class Relay(Client):
     """Un ``Client`` que no envía mensajes sino un chorro de líneas: se construye igual, y se usa ``relay``."""
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
+    def __init__(self, *arguments: typing.Any, **named: typing.Any) -> None:
         self._raw = _Raw()
         self._inbox = bytearray(_BLOCK)
         super().__init__(*arguments, **named)
-        self.tally = Tally()
+        self.tally: Tally = Tally()
         """La cuenta de lo enviado y lo recibido."""
 
     def connect(self) -> None:
@@ -178,10 +175,6 @@ class Relay(Client):
         self.tally = Tally()
         super().connect()
         self._protocol = self._raw
-
-    def __enter__(self) -> Relay:
-        self.connect()
-        return self
 
     def relay(
         self,
@@ -315,7 +308,7 @@ class Relay(Client):
         self.tally.receive(data, len(data))
         return bool(write(memoryview(data)))
 
-    def _greet(self, *arguments: Any) -> Any:
+    def _greet(self, *arguments: typing.Any) -> typing.Any:
         self._protocol = self._raw  # un servidor puede hablar detrás del saludo de TLS
         return super()._greet(*arguments)
 

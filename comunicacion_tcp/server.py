@@ -41,6 +41,12 @@ from .tls import ServerTLS
 from .tls_transport import TLSTransport
 from .workers import Job, Outcome, Tasks, Threads, Workers
 
+TYPE_CHECKING = False  # como la de typing
+if TYPE_CHECKING:
+    from typing_extensions import Self
+else:
+    Self = "Server"
+
 # Antes de detenerse, vueltas del bucle para leer de los recién aceptados: crear el transporte, presentarlo, empezar a
 # leer, leer; y una de sobra. Quien ya había enviado megabytes se queda sin respuesta a los últimos.
 _TURNS_TO_READ = 5
@@ -105,9 +111,9 @@ class Server:
         self.allow_http = allow_http
         self._tls = tls
         self._trusted = None if proxy_from is None else Trusted(proxy_from)
-        self.service = as_service(service)
+        self.service: Service = as_service(service)
         self.limits = limits
-        self.observer = observer or Observer()
+        self.observer: Observer = observer or Observer()
         if not 0 <= port <= 65535:
             raise ValueError(f"port debe ser un número de 0 a 65535, no {port}")
         if threads < 0:
@@ -124,7 +130,7 @@ class Server:
         self.new_connection: Callable[[Server, Peer], Connection]
         """Quién conversa con cada cliente nuevo (``measuring.py`` pone otros, que cuentan)."""
         self.new_connection = ImpatientConnection if limits.idle_timeout else Connection
-        self.stopping = False
+        self.stopping: bool = False
         """Si se está deteniendo."""
         self._cut_count = 0
 
@@ -245,7 +251,7 @@ class Server:
         for connection in self._connections:
             connection.cut()
 
-    async def __aenter__(self) -> Server:
+    async def __aenter__(self) -> Self:
         await self.start()
         return self
 
@@ -254,7 +260,7 @@ class Server:
     ) -> None:
         await self.drain()
 
-    def __enter__(self) -> Server:
+    def __enter__(self) -> Self:
         self._check_stopped()
         self._thread = LoopThread()
         try:

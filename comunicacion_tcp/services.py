@@ -68,5 +68,5 @@ def _uppercase_block(block: bytes) -> bytes:
     return text.upper().encode()
 
 
-uppercase = Service(str.upper, block=_uppercase_block, by_character=True)
+uppercase: Service = Service(str.upper, block=_uppercase_block, by_character=True)
 """El servicio que viene puesto: cada mensaje, en mayúsculas (las de Unicode, carácter a carácter)."""

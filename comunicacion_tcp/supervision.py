@@ -136,16 +136,17 @@ class Worker:
     __slots__ = ("accepts", "deadline", "first", "generation", "heard", "limits", "pid", "row", "since", "state", "was")
 
     def __init__(self, pid: int, fork: Fork, limits: Limits, now: float) -> None:
-        self.pid = pid
-        self.limits = limits  # los de su generación, que pueden no ser los de ahora
-        self.generation = fork.generation
-        self.row = fork.row
-        self.first = fork.first
-        self.state = STARTING
-        self.was = STARTING  # en qué estado estaba cuando se le mató
-        self.since = self.heard = now
-        self.accepts = True  # si puede aceptar a alguien: hasta que diga que no
-        self.deadline = 0.0  # hasta cuándo puede seguir en su estado, si está yéndose o cerrando
+        self.pid: int = pid
+        self.limits: Limits = limits  # los de su generación, que pueden no ser los de ahora
+        self.generation: int = fork.generation
+        self.row: int = fork.row
+        self.first: bool = fork.first
+        self.state: str = STARTING
+        self.was: str = STARTING  # en qué estado estaba cuando se le mató
+        self.since: float = now
+        self.heard: float = now
+        self.accepts: bool = True  # si puede aceptar a alguien: hasta que diga que no
+        self.deadline: float = 0.0  # hasta cuándo puede seguir en su estado, si está yéndose o cerrando
 
 
 class Supervision:

@@ -46,7 +46,9 @@ class Seat:
     """
 
     def __init__(self, fork: Fork, channel: socket.socket) -> None:
-        self.generation, self.row, self.first = fork.generation, fork.row, fork.first
+        self.generation: int = fork.generation
+        self.row: int = fork.row
+        self.first: bool = fork.first
         self._channel = channel
         self._patience = _BEAT  # hasta que atienda no tiene nada que responder
         self._orphan = False
@@ -145,7 +147,7 @@ class Supervisor:
         self._turn = turn
         self._channels: dict[int, socket.socket] = {}
         self._reasons: dict[int, bytes] = {}  # lo que va diciendo cada hijo que no puede servir
-        self.reason = ""
+        self.reason: str = ""
         """Por qué no pudo servir el último que acabó, si lo dijo; lo que se le cuenta al ``Watcher`` es de ese."""
         self._selector = selectors.DefaultSelector()
         # A quien ya ignoraba SIGHUP (nohup) que se cierre la terminal le da igual.

@@ -37,7 +37,7 @@ class Notifier:
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._address = address
-        self.watchdog_interval = watchdog_interval if address else 0.0
+        self.watchdog_interval: float = watchdog_interval if address else 0.0
         self._clock = clock
         self._socket: socket.socket | None = None
 

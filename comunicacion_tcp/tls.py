@@ -102,11 +102,11 @@ class TLSSession:
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server, server_hostname=server_name)
         self._openings = (_HANDSHAKE,) if server else (_HANDSHAKE, _ALERT)
         self._heard = False
-        self.established = False
+        self.established: bool = False
         """Si el saludo acabó: ya se puede enviar. (Un servidor aún puede rechazar el certificado del cliente.)"""
-        self.peer_closed = False
+        self.peer_closed: bool = False
         """Si el otro lado avisó de que no enviará más (``close_notify``; RFC 8446, 6.1)."""
-        self.closed = False
+        self.closed: bool = False
         """Si ya avisamos nosotros."""
         self.failure: ssl.SSLError | None = None
         """Por qué se acabó mal; lo que ``take_outgoing()`` dé después se lo explica al otro extremo."""

@@ -16,7 +16,19 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # De abajo arriba; cada pieza puede importar solo de las que están antes.
 ORDER = [
-    *("addresses", "errors", "records", "backoff", "limits", "services", "protocol", "proxy_header", "tls", "board"),
+    *(
+        "hints",
+        "addresses",
+        "errors",
+        "records",
+        "backoff",
+        "limits",
+        "services",
+        "protocol",
+        "proxy_header",
+        "tls",
+        "board",
+    ),
     *("delivery", "timeouts"),
     *("conversation", "client", "relay", "aio"),
     *("deadlines", "descriptors", "systemd", "forks", "loops", "listener", "tls_transport", "workers"),

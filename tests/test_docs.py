@@ -112,6 +112,7 @@ def test_every_command_shown_is_run_by_a_test() -> None:
         "make bench": "test_benchmarks.py, más corta",
         "make soak": "test_soak.py, más corta",
         "make share": "test_share.py, sin escribir",
+        "make types-public": "a mano; los tipos que se leen en marcha, test_types.py",
         "make format": "aquí mismo",
         "make clean": "aquí mismo",
     }

@@ -38,8 +38,8 @@ class Event(logging.LogRecord):
         self.msg = line
         self.event = event
         self.fields = fields
-        self.created = now = time.time()
-        self.msecs = now % 1 * 1000
+        self.created: float = time.time()
+        self.msecs: float = self.created % 1 * 1000
 
 
 # Los campos de un LogRecord en este Python, y los nuestros: copiarlos todos juntos no cuesta más que uno.

@@ -58,7 +58,7 @@ class Metrics:
 
     def __init__(self, server: Server, tls: ServerTLS | None, row: Row) -> None:
         self._server = server
-        self.meter = Meter(row, server.limits, tls)
+        self.meter: Meter = Meter(row, server.limits, tls)
         server.observer = Observers(server.observer, self.meter)
         measure(server, row)
         self.meter.starting()

@@ -10,7 +10,7 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from .. import __version__
 from ..addresses import Peer, can_be_host, unix_host, unix_path
@@ -58,7 +58,7 @@ class SpanishParser(argparse.ArgumentParser):
         exit_codes: dict[int, str] | None = None,
     ) -> None:
         self._variables = variables
-        self.exit_codes = exit_codes or {}
+        self.exit_codes: dict[int, str] = exit_codes or {}
         super().__init__(
             prog=prog,
             description=description,
@@ -95,7 +95,9 @@ class SpanishParser(argparse.ArgumentParser):
             if missing and getattr(options, other.lstrip("-").replace("-", "_")) not in (None, False):
                 self.error(f"{other} necesita {needed}")
 
-    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]  # como en argparse
+    def parse_known_args(  # type: ignore[override]  # la de argparse admite un espacio de nombres de cualquier clase
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
         given = argparse.Namespace() if namespace is None else namespace
         untouched = {action.dest: action for action in self._actions if self._variable(action)}
         for dest, action in untouched.items():

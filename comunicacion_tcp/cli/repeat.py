@@ -24,8 +24,10 @@ class Times:
     """
 
     def __init__(self) -> None:
-        self.count = 0
-        self.least = self.most = self.mean = 0.0
+        self.count: int = 0
+        self.least: float = 0.0
+        self.most: float = 0.0
+        self.mean: float = 0.0
         self._squares = 0.0
 
     def add(self, value: float) -> None:

@@ -211,8 +211,8 @@ class Ration:
     def __init__(self, level: int, since: float) -> None:
         self.level = level
         self.since = since
-        self.hidden = 0
-        self.last = ""
+        self.hidden: int = 0
+        self.last: str = ""
         self._shown: set[str] = set()
         self._paths: set[tuple[str, ...]] = set()  # como mucho, uno por cada línea
 
