@@ -8,12 +8,15 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import threading
+import tty
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from comunicacion_tcp.cli.pipe import Bar, Screen
+from comunicacion_tcp.cli.pipe import Bar, Output, Screen
 
 from ..support.programs import CLIENT, PROMPT, Program, environment, fails, run, running_server
 from ..support.sockets import foreign_server, receive
@@ -184,6 +187,79 @@ def test_a_reader_stuck_on_a_device_does_not_keep_it_alive() -> None:
         done = shell('exec "$0" "$@" </dev/zero', *to(port))
         assert done.returncode == 1
         assert b"conexi" in done.stderr
+
+
+# -- la salida, sin esperar por ella
+
+
+def filled(output: Output, data: bytes) -> bytes:
+    """Escribe ``data`` en ``output`` hasta que se queda con algo; devuelve todo lo que se le dio."""
+    given = b""
+    while not output.write(memoryview(data)):
+        given += data
+    return given + data
+
+
+def drained(output: Output, reader: int) -> bytes:
+    """Lo que se lee al otro lado mientras ``output`` escribe lo que guardaba."""
+    arrived = b""
+    while output.write(memoryview(b"")):
+        arrived += os.read(reader, 1 << 20)
+    return arrived
+
+
+@pytest.fixture(params=["una tubería", "una tubería, sin /proc", "un socket", "una terminal"])
+def ends(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, int]]:
+    """Los dos descriptores de una salida que se llena: donde se escribe, y donde se lee."""
+    if request.param == "un socket":
+        pair = socket.socketpair()
+        writer, reader = (sock.detach() for sock in pair)
+    elif request.param == "una terminal":
+        reader, writer = os.openpty()
+        tty.setraw(writer)
+    else:
+        reader, writer = os.pipe()
+    if "sin" in request.param:
+
+        def nowhere(path: str, flags: int) -> int:
+            raise FileNotFoundError(path)
+
+        monkeypatch.setattr(os, "open", nowhere)
+    yield writer, reader
+    os.close(writer)
+    os.close(reader)
+
+
+def test_an_output_keeps_what_does_not_fit_and_never_waits(ends: tuple[int, int]) -> None:
+    writer, reader = ends
+    with Output(writer) as output:
+        given = filled(output, bytes(range(256)) * 16)
+        arrived = drained(output, reader)
+        assert os.get_blocking(writer)  # los demás que la tienen abierta la encuentran como estaba
+        while len(arrived) < len(given):
+            arrived += os.read(reader, 1 << 20)
+        assert arrived == given
+
+
+def test_an_output_that_is_a_file_keeps_nothing_and_goes_where_it_was(tmp_path: Path) -> None:
+    with (tmp_path / "salida").open("wb") as file:
+        file.write(b"antes\n")
+        file.flush()
+        with Output(file.fileno()) as output:
+            assert not output.write(memoryview(b"hola\n" * 100_000))
+    assert (tmp_path / "salida").read_bytes() == b"antes\n" + b"hola\n" * 100_000
+
+
+def test_a_stopped_terminal_does_not_stop_us() -> None:
+    reader, writer = os.openpty()
+    with Output(writer) as output:
+        termios.tcflow(writer, termios.TCOOFF)  # Ctrl-S
+        assert output.write(memoryview(b"hola"))
+        termios.tcflow(writer, termios.TCOON)
+        assert not output.write(memoryview(b""))
+        assert os.read(reader, 4) == b"hola"
+    os.close(writer)
+    os.close(reader)
 
 
 # -- en una terminal ----------------------------------------------------------------------------------------
