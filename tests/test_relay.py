@@ -20,7 +20,7 @@ from comunicacion_tcp.relay import CLOSED, CUT, SILENT, Relay, Tally
 
 from .support.certificates import Certificates
 from .support.serving import served
-from .support.sockets import fill_pipe, foreign_server, receive, reset
+from .support.sockets import fill_pipe, foreign_server, receive, receive_all, reset
 from .support.waiting import PATIENCE
 
 # -- la cuenta ----------------------------------------------------------------------------------------------
@@ -345,20 +345,23 @@ def test_a_server_that_does_not_read_one_endless_line() -> None:
         relay.relay(zeros.fileno(), lambda block: None)
 
 
-def test_a_server_that_has_answered_everything_and_does_not_close_is_left() -> None:
+@pytest.mark.parametrize(
+    ("reply", "good"), [(b"UNO\n", True), (b"UNO", True), (b"UNO\nY OTRA\n", False), (b"UNO\nY O", False)]
+)
+def test_a_server_that_does_not_close_is_left_if_it_is_known_to_have_answered(reply: bytes, good: bool) -> None:
     left = threading.Event()
 
     def serve(sock: socket.socket) -> None:
-        while data := sock.recv(1024):
-            sock.sendall(data.upper())
-        assert left.wait(10)
+        receive_all(sock)
+        sock.sendall(reply)
+        assert left.wait(PATIENCE)
 
     def stop_waiting(block: memoryview) -> None:
         relay._limits = Limits(reply_timeout=0.01)
 
     with foreign_server(serve) as port, to(port) as relay, pipe_with(b"uno\n") as source:
-        relay.relay(source, stop_waiting)
-        assert relay.tally.unanswered == 0
+        with contextlib.nullcontext() if good else pytest.raises(TimedOut):
+            relay.relay(source, stop_waiting)
         left.set()
 
 

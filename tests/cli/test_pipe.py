@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from comunicacion_tcp.cli.pipe import Bar, Output, Screen
+from comunicacion_tcp.cli.pipe import Bar, Output, Screen, unanswered
+from comunicacion_tcp.relay import Relay
 
 from ..support.programs import CLIENT, PROMPT, Program, environment, fails, run, running_server
 from ..support.sockets import foreign_server, receive
@@ -187,6 +188,24 @@ def test_a_reader_stuck_on_a_device_does_not_keep_it_alive() -> None:
         done = shell('exec "$0" "$@" </dev/zero', *to(port))
         assert done.returncode == 1
         assert b"conexi" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arrived", "said"),
+    [
+        ("", " Mensajes enviados sin respuesta: 2."),
+        ("UNO\nDO", " Mensajes enviados sin respuesta: 1. La última respuesta llegó a medias."),
+        ("UNO", " Ninguna respuesta acabó en salto de línea: no se sabe cuáles faltan."),
+        ("UNO\nDOS\nTRES\n", " Llegaron más líneas que mensajes: no se sabe si faltaba alguna."),
+        ("UNO\nDOS\n", ""),
+    ],
+)
+def test_what_is_known_to_be_missing(arrived: str, said: str) -> None:
+    relay = Relay()
+    relay.tally.send(bytearray(b"uno\ndos\n"), 8)
+    if arrived:
+        relay.tally.receive(arrived.encode(), len(arrived))
+    assert unanswered(relay) == said
 
 
 # -- la salida, sin esperar por ella
