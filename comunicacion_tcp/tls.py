@@ -9,6 +9,7 @@ pierde respuestas si llega algo detrás de nuestro aviso de cierre.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import ssl
 import stat
@@ -275,11 +276,23 @@ def _harden(context: ssl.SSLContext, cert: str | None, key: str | None, ca: str 
     context.minimum_version = ssl.TLSVersion.TLSv1_2  # los anteriores están retirados (RFC 8996)
     # Renegociar le cuesta al servidor diez veces más que a quien se lo pide; comprimir deja adivinar lo cifrado.
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+    for role, path in (("cert", cert), ("key", key), ("ca", ca)):
+        _refuse_pipe(role, path)
     if cert is not None:
         _load_chain(context, cert, key)
     if ca is not None:
         _load_authorities(context, "ca", ca)
     return context
+
+
+def _refuse_pipe(role: str, path: str | None) -> None:
+    # OpenSSL esperaría a que alguien escribiera en ella, quizá para siempre; y cada fichero se lee más de una vez.
+    try:
+        pipe = path is not None and stat.S_ISFIFO(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return  # lo dirá quien lo lea
+    if path is not None and pipe:
+        raise BadTLSFile(role, path, "unreadable", OSError(errno.ESPIPE, os.strerror(errno.ESPIPE)))
 
 
 class _Locked(Exception):

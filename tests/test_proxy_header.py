@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import socket
+import sys
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -190,6 +192,24 @@ def test_a_checksum_that_comes_is_checked() -> None:
     twice = WITH_CHECKSUM[:15] + b"\x1d" + WITH_CHECKSUM[16:] + WITH_CHECKSUM[28:35]
     with pytest.raises(BadProxyHeader, match="field"):
         feed([twice])
+
+
+def test_the_largest_header_takes_a_few_steps_for_each_byte() -> None:
+    header = tcp4("192.0.2.7", 59319, field(CRC32C, b"mala") + field(0xE0, bytes(LONGEST - 16 - 12 - 7 - 3)))
+    assert len(header) == LONGEST
+    steps, before = 0, sys.gettrace()
+
+    def count(*_: object) -> Any:
+        nonlocal steps
+        steps += 1
+        return count
+
+    sys.settrace(count)
+    try:
+        assert reading([header]) == BAD
+    finally:
+        sys.settrace(before)
+    assert steps < 6 * LONGEST  # bit a bit eran diecinueve por byte, y 8 ms del bucle
 
 
 @pytest.mark.parametrize(("problem", "data"), [(problem, one) for problem, many in HOSTILE.items() for one in many])

@@ -290,6 +290,20 @@ def test_files_that_are_no_good(certificates: Certificates, tmp_path: Path, lock
         client_context(cert=cert, key=other_key)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="hacen falta tuberías con nombre")
+def test_a_pipe_is_no_file_to_wait_for(certificates: Certificates, tmp_path: Path) -> None:
+    cert, key = certificates.split()
+    pipe = str(tmp_path / "tubo")
+    os.mkfifo(pipe)
+    for files, role in (((pipe, key), "cert"), ((cert, pipe), "key"), ((cert, key, pipe), "ca")):
+        with pytest.raises(BadTLSFile) as caught:
+            ServerTLS(*files)
+        assert (caught.value.role, caught.value.problem) == (role, "unreadable")
+        assert "es una tubería, y hace falta un fichero" in bad_tls_file(caught.value)
+    with pytest.raises(BadTLSFile):
+        client_context(pipe)
+
+
 def trustme_rsa_key(certificates: Certificates) -> str:
     """Una clave que ni siquiera es del mismo tipo."""
     issued = certificates.authority.issue_cert("rsa.ejemplo", key_type=trustme.KeyType.RSA)

@@ -32,7 +32,8 @@ _ERRORS = (
 
 
 _SWITCHES = {"1": True, "0": False}
-_LARGEST_FILE = 1024 * 1024  # caracteres de un fichero de opciones: mil veces más que uno con todas; /dev/zero no acaba
+_PATIENCE = 5.0  # segundos sin que nadie escriba en una tubería de opciones: quien la prepara tarda mucho menos
+_LARGEST_FILE = 1024 * 1024  # bytes de un fichero de opciones: mil veces más que uno con todas; /dev/zero no acaba
 _NARROWEST = 20  # columnas: en menos, argparse tampoco parte las líneas
 
 
@@ -122,12 +123,12 @@ class SpanishParser(argparse.ArgumentParser):
         actions = {self._key(action): action for action in self._actions if self._variable(action)}
         for number, line in enumerate(self._lines(path), 1):
             key, equals, text = (part.strip() for part in line.partition("="))
-            if not key or key.startswith("#"):
+            if not line.strip() or key.startswith("#"):
                 continue
-            where = f"{path}, línea {number}: {escape(key)}"
+            where = f"{path}, línea {number}: {escape(key or line.strip())}"
             action = actions.get(key)
             if action is None or action.dest == "configuracion":
-                written = equals and not key.startswith("-")
+                written = key and equals and not key.startswith("-")
                 self.error(
                     f"{where} no es una opción" + ("" if written else ": se escribe «opción = valor», sin guiones")
                 )
@@ -137,15 +138,17 @@ class SpanishParser(argparse.ArgumentParser):
 
     def _lines(self, path: str) -> list[str]:
         try:
-            with open(path, encoding="utf-8-sig") as file:  # el Bloc de notas pone una marca delante
-                text = file.read(_LARGEST_FILE + 1)
+            data = _read_file(path)
+            text = data.decode("utf-8-sig")  # el Bloc de notas pone una marca delante
+        except TimeoutError:
+            self.error(f"no se puede leer {path}: nadie ha escrito nada en él")
         except OSError as error:
             self.error(f"no se puede leer {path}: {reason(error)}")
         except ValueError:
             self.error(f"{path} no es un fichero de texto en UTF-8")
-        if len(text) > _LARGEST_FILE:
+        if len(data) > _LARGEST_FILE:
             self.error(f"{path} es demasiado grande para ser un fichero de opciones")
-        return text.split("\n")
+        return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
     def _convert(self, action: argparse.Action, text: str, name: str) -> object:
         if action.nargs == 0:
@@ -199,6 +202,28 @@ class SpanishParser(argparse.ArgumentParser):
                 message = match.expand(spanish)
                 break
         self.exit(2, f"{self.prog}: {message}. Las opciones se ven con --help.\n")
+
+
+def _read_file(path: str) -> bytes:
+    """Lo que hay en el fichero, si cabe; o en la tubería, que es lo que da ``<(...)`` en bash. ``TimeoutError`` si
+    nadie escribe en ella: esperarle sería no empezar nunca."""
+    import select
+    import stat
+
+    def open_at_once(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
+    data = b""
+    with open(path, "rb", buffering=0, opener=open_at_once) as file:
+        at_hand = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+        while len(data) <= _LARGEST_FILE:
+            if not at_hand and not select.select([file], [], [], _PATIENCE)[0]:
+                raise TimeoutError
+            more = file.read(_LARGEST_FILE)
+            if not more:
+                break
+            data += more
+    return data
 
 
 class _NoColour:

@@ -37,6 +37,7 @@ _REASONS = {
     errno.ENETUNREACH: "no hay camino hasta esa red",
     errno.EHOSTUNREACH: "no hay camino hasta esa máquina",
     errno.EISDIR: "es una carpeta",
+    errno.ESPIPE: "es una tubería, y hace falta un fichero",
     errno.EACCES: "el sistema no lo permite",
     errno.EPERM: "el sistema no lo permite",
     errno.EMFILE: "no quedan descriptores de fichero; sube el límite con «ulimit -n»",

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
+import threading
 from pathlib import Path
 
 import pytest
 
+from comunicacion_tcp.cli import parser as module
 from comunicacion_tcp.cli.parser import SpanishParser, host_and_port, whole_number
 
 
@@ -84,6 +87,8 @@ def test_the_file_may_have_windows_line_endings(tmp_path: Path) -> None:
         (b"numero-grande\n", "línea 1: numero-grande debe ser un número de 0 a 99, no ''"),
         (b"numero-grande 7\n", "línea 1: numero-grande 7 no es una opción: se escribe «opción = valor», sin guiones."),
         (b"--texto = a\n", "línea 1: --texto no es una opción: se escribe «opción = valor», sin guiones."),
+        (b"texto = a\r\n= 5\r\n", "línea 2: = 5 no es una opción: se escribe «opción = valor», sin guiones."),
+        (b"=\n", "línea 1: = no es una opción: se escribe «opción = valor», sin guiones."),
         (b"vivo = claro\n", "línea 1: vivo debe ser 1 o 0, no 'claro'"),
         (b"configuracion = otra.conf\n", "línea 1: configuracion no es una opción"),
         (b"help = 1\n", "línea 1: help no es una opción"),
@@ -113,6 +118,34 @@ def test_a_file_that_cannot_be_read(name: str, words: str, tmp_path: Path, capsy
     with pytest.raises(SystemExit):
         configured("--configuracion", str(tmp_path / name))
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="hacen falta tuberías con nombre")
+def test_a_pipe_that_nobody_writes_to_does_not_hold_the_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_PATIENCE", 0.1)
+    os.mkfifo(tmp_path / "tubo")
+    with pytest.raises(SystemExit):
+        configured("--configuracion", str(tmp_path / "tubo"))
+    assert capsys.readouterr().err.endswith("tubo: nadie ha escrito nada en él. Las opciones se ven con --help.\n")
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="así da bash lo que escribe una orden: <(...)")
+def test_what_a_command_writes_may_be_the_file() -> None:
+    read, write = os.pipe()
+    with open(read, "rb"), open(write, "wb", buffering=0) as end:
+        end.write(b"numero-grande = 7\n")
+
+        def finish() -> None:
+            end.write(b"texto = dos\n")
+            end.close()
+
+        timer = threading.Timer(0.05, finish)
+        timer.start()
+        given = configured("--configuracion", f"/dev/fd/{read}")
+        timer.join()
+    assert (given.numero_grande, given.texto) == (7, "dos")
 
 
 def test_what_is_given_in_the_order_is_judged_also_in_the_file(
