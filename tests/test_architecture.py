@@ -48,7 +48,7 @@ SIDE_BY_SIDE = {
 }
 
 # Lo único de fuera que un núcleo puro necesita: ni sockets, ni reloj, ni hilos, ni procesos, ni ficheros.
-PURE = {"__future__", "codecs", "re", "collections", "ipaddress", "pickle", "typing_extensions"}  # lo último, para mypy
+PURE = {"__future__", "codecs", "re", "collections", "functools", "ipaddress", "pickle", "typing_extensions"}
 
 
 def room(path: Path) -> str:

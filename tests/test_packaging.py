@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -54,6 +55,21 @@ def test_the_manual_and_the_completions_are_where_they_are_looked_for(installed:
         [man, "-w", "cliente-tcp"], env={"PATH": f"{installed / 'venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"}
     )
     assert Path(done.stdout.decode().strip()) == target / "man" / "man1" / "cliente-tcp.1"
+
+
+def test_the_page_of_the_package_leads_somewhere(installed: Path) -> None:
+    code = "from importlib.metadata import metadata; print(metadata('comunicacion-tcp').as_string())"
+    page = run([str(installed / "venv" / "bin" / "python"), "-I", "-c", code], env={"PYTHONUTF8": "1"}).stdout.decode()
+    links = re.findall(r"\]\(([^)]*)\)", page)
+    [repository] = re.findall(r"^Project-URL: Repository, (https://.*)$", page, re.MULTILINE)
+    assert len(links) == len(re.findall(r"\]\(", (ROOT / "README.md").read_text(encoding="utf-8")))
+    assert all(link.startswith("https://") for link in links)
+    ours = [link.removeprefix(f"{repository}/") for link in links if link.startswith(repository)]
+    assert {"blob/HEAD/docs/protocolo.md", "raw/HEAD/docs/rendimiento-cpu.svg", "blob/HEAD/README.md#rendimiento"} <= {
+        *ours
+    }
+    for link in ours:
+        assert (ROOT / link.split("/", 2)[2].partition("#")[0]).exists(), link
 
 
 def test_pytest_finds_the_plugin(installed: Path) -> None:
