@@ -521,14 +521,12 @@ class Conversation:
         raise TimedOut(self.address, seconds, connecting=False)
 
     def _loss(self) -> NetworkError:
-        """Por qué ya no hay conexión. Las respuestas enteras quedan en ``_unasked`` si TLS acabó mal."""
+        """Por qué ya no hay conexión. Las respuestas enteras que queden las da ``take_unasked``."""
         session = self._session
         if session is None or session.peer_closed or not self._server_ended:
             return ConnectionLost(self.address, self._cut_by)
         from .tls import tls_error
 
-        while (reply := self._protocol.next_reply()) is not None:
-            self._unasked.append(reply)
         if session.failure or not session.established:
             cause = self._cut_by if isinstance(self._cut_by, OSError) else None
             return tls_error(self.address, session.failure or cause, "cut")

@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable
 from typing import cast
 
-from comunicacion_tcp.errors import ServiceFailed
+from comunicacion_tcp.errors import BadMessage, NotUTF8, ServiceFailed, TooLong
 from comunicacion_tcp.limits import MIN_MESSAGE, Limits
 from comunicacion_tcp.protocol import ClientProtocol, ServerProtocol
 from comunicacion_tcp.services import Service, uppercase
@@ -137,9 +137,10 @@ def check(data: bytes) -> None:
 
     conversation = conversing(deferred=cutting % 4 == 2)
     function = cast(Callable[[str], str], service.function)  # aquí ninguna es async
-    early = play(conversation, steps, function)
+    bad: list[BadMessage] = []
+    early = play(conversation, steps, function, bad)
     over = conversation.ended
-    reply = early + play(conversation, [EOF], function)
+    reply = early + play(conversation, [EOF], function, bad)
     by_lines = not service.by_character if lines_only is None else lines_only
     if by_lines:
         assert reply == answer_lines(stream, limit, answer, http_at_first=not allow_http)
@@ -160,9 +161,13 @@ def check(data: bytes) -> None:
     assert conversation.ended
     assert conversation.said_goodbye == (FAREWELL in reply[-len(FAREWELL) - 2 :])
     assert not play(conversation, [b"x\n", SILENCE, EOF])
-    told = [type(bad) for bad in conversation.take_bad_messages() if not isinstance(bad, ServiceFailed)]
+    assert not conversation.take_bad_messages()  # se contaron al acabar cada paso
+    assert all(f"ERROR: {one}".encode() in reply for one in bad)
+    told = [type(one) for one in bad if not isinstance(one, ServiceFailed)]
     assert len(set(told)) == len(told)
-    assert not told or b"ERROR: " in reply
+    if answer is model.answer:  # en mayúsculas nadie puede escribir estos errores: si están, se han contado
+        assert (NotUTF8 in told) == (model.NOT_UTF8 in reply)
+        assert (TooLong in told) == (model.too_long(limit) in reply)
     check_client(steps)
 
 

@@ -60,6 +60,14 @@ def test_too_many_refused_at_once_are_not_waited_for() -> None:
     assert not room.overwhelmed
 
 
+def test_those_inside_are_not_refused_ones() -> None:
+    room = admission(max_connections=10, reserve=4)
+    room.fit(1000)
+    for _ in range(10):
+        room.enter(Visitor(), None)
+    assert not room.overwhelmed
+
+
 @pytest.mark.parametrize(("descriptors", "capacity"), [(20_000, 10_000), (100, 68), (40, 20), (1, 1), (0, 1)], ids=str)
 def test_as_many_fit_as_descriptors_there_are(descriptors: int, capacity: int) -> None:
     room = admission()

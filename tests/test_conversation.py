@@ -1004,6 +1004,67 @@ def test_a_truncated_conversation(clients: Clients, certificates: Certificates) 
         assert caught.value.unanswered == 1
 
 
+def test_the_whole_replies_of_a_truncated_conversation_are_given(clients: Clients, certificates: Certificates) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates.server)
+
+    def serve(sock: socket.socket) -> None:
+        with context.wrap_socket(sock, server_side=True) as wrapped:
+            while wrapped.recv(100):  # hasta la despedida
+                pass
+            wrapped.sendall(b"UNA\nDOS\nTRES\nA ME")
+
+    options = {"limits": PATIENT, "tls": certificates.trusting()}
+    with foreign_server(serve) as port, clients("localhost", port, **options) as client:
+        with pytest.raises(Truncated):
+            client.say_goodbye()
+        assert client.take_unasked() == ["UNA", "DOS", "TRES"]
+
+
+def test_the_goodbye_of_tls_is_the_end_though_the_connection_stays_open(
+    clients: Clients, certificates: Certificates
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates.server)
+
+    def serve(sock: socket.socket) -> None:
+        with context.wrap_socket(sock, server_side=True) as wrapped:
+            wrapped.recv(100)
+            wrapped.sendall(b"ENTERA\n")
+            wrapped.setblocking(False)
+            with contextlib.suppress(ssl.SSLWantReadError):
+                wrapped.unwrap()  # avisa; sin bloqueo, no espera el aviso del cliente
+            wrapped.settimeout(PATIENCE)
+            while socket.socket.recv(wrapped, 4096):  # y sigue ahí, sin decir más
+                pass
+
+    options = {"limits": Limits(reply_timeout=5), "tls": certificates.trusting()}
+    with foreign_server(serve) as port, clients("localhost", port, **options) as client:
+        assert client.send("hola") == "ENTERA"
+        with pytest.raises(ConnectionLost):
+            client.send("otra")
+
+
+def test_what_is_not_tls_in_the_middle_ends_the_conversation(clients: Clients, certificates: Certificates) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates.server)
+
+    def serve(sock: socket.socket) -> None:
+        with context.wrap_socket(sock, server_side=True) as wrapped:
+            wrapped.recv(100)
+            wrapped.sendall(b"ENTERA\n")
+            socket.socket.sendall(wrapped, b"220 sin cifrar\r\n")  # por debajo de TLS
+            while socket.socket.recv(wrapped, 4096):
+                pass
+
+    # Sin verlo, se esperaría a que venciera el plazo de la respuesta.
+    options = {"limits": Limits(reply_timeout=5), "tls": certificates.trusting()}
+    with foreign_server(serve) as port, clients("localhost", port, **options) as client:
+        assert client.send("hola") == "ENTERA"
+        with pytest.raises(TLSFailed):
+            client.send("otra")
+
+
 def test_a_server_that_does_not_speak_tls(clients: Clients, certificates: Certificates) -> None:
     def talker(sock: socket.socket) -> None:
         sock.sendall(b"220 hola\r\n")

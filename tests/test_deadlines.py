@@ -80,6 +80,10 @@ def test_closed_nothing_expires() -> None:
     deadlines.close()
     deadlines.start("a")
     deadlines.close()
+    assert "a" not in deadlines
+    deadlines.start("b")
+    assert len([timer for timer in loop.timers if not timer.cancelled]) == 1  # el de antes no suena
+    deadlines.close()
     loop.advance(100)
     assert not expired
 
@@ -101,6 +105,17 @@ def test_one_whose_end_fails_does_not_stop_the_others() -> None:
     deadlines.start("c")
     loop.advance(100)
     assert told == ["a", "b", "c"]
+
+
+def test_every_time_the_loop_stops_what_arrived_in_time_is_read_first() -> None:
+    deadlines, loop, expired = running()
+    for number in range(3):
+        deadlines.start(str(number))
+        loop.now += 60
+        loop.turn()
+        assert len(expired) == number
+        loop.advance(1)
+        assert len(expired) == number + 1
 
 
 def test_after_a_stopped_loop_what_arrived_in_time_is_read_first() -> None:

@@ -7,7 +7,16 @@ from typing import NoReturn
 
 import pytest
 
-from comunicacion_tcp.errors import HTTPRequest, MessageError, NotUTF8, ServiceFailed, ServiceTimedOut, TooLong, TooSlow
+from comunicacion_tcp.errors import (
+    BadMessage,
+    HTTPRequest,
+    MessageError,
+    NotUTF8,
+    ServiceFailed,
+    ServiceTimedOut,
+    TooLong,
+    TooSlow,
+)
 from comunicacion_tcp.limits import Limits
 from comunicacion_tcp.protocol import ClientProtocol, ServerProtocol
 from comunicacion_tcp.services import Service, uppercase
@@ -248,6 +257,17 @@ def test_a_message_too_long_is_not_kept() -> None:
     assert conversation.receive_data(b"\nhola\n") == b"\nHOLA\n"
 
 
+def test_the_rest_of_a_message_too_long_is_not_one_though_its_error_was_told() -> None:
+    for service in (uppercase, Service(str.upper)):
+        conversation = ServerProtocol(service, SMALL)
+        assert conversation.receive_data(b"\n" + b"x" * 17) == b"\nERROR: el mensaje pasa de 16 bytes"
+        assert len(conversation.take_bad_messages()) == 1
+        assert conversation.unsettled
+        assert conversation.receive_data(b"resto\n") == b"\n"
+        assert not conversation.unsettled
+        assert conversation.receive_data(b"hola\n") == b"HOLA\n"
+
+
 # -- por turnos ---------------------------------------------------------------------------------------------
 
 
@@ -287,6 +307,32 @@ def test_the_replies_of_a_turn_are_bounded() -> None:
     assert conversation.receive_data(b"x" * 51 + b"\n") == (b"a" * 100 + b"\n") * 10
     assert conversation.resume() == b"ERROR: la respuesta pasa de 5000 bytes\n"
     assert [type(bad) for bad in conversation.take_bad_messages()] == [ServiceFailed]
+
+
+class Stubborn:
+    """Un atajo que nunca puede. ``KeyboardInterrupt``, que es lo único que sale de ahí, si se le pide sin acabar."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, block: bytes) -> bytes:
+        self.calls += 1
+        if self.calls > 100:
+            raise KeyboardInterrupt
+        return b""
+
+
+@pytest.mark.parametrize("last", [b"", b"y\n"])
+@pytest.mark.parametrize("messages", [1, 3, 1000])
+def test_long_messages_that_go_one_by_one_end(messages: int, last: bytes) -> None:
+    # La mitad de un bloque, y lo que se mira en un turno, caen dentro del mensaje: se parte por sus finales.
+    service = Service(str.upper, block=Stubborn(), by_character=True)
+    conversation = ServerProtocol(service, Limits(messages_per_turn=messages), lines_only=True)
+    stream = b"a\n" + (b"x" * 600 + b"\n") * 3 + last
+    try:
+        assert b"".join(in_turns(conversation, stream)) == stream.upper()
+    except KeyboardInterrupt:
+        pytest.fail("no acaba")
 
 
 def test_a_shortcut_whose_reply_is_too_long_is_not_used() -> None:
@@ -458,10 +504,11 @@ def test_who_begins_as_http_reaches_no_service(stream: bytes, expected: bytes, s
         deferred=deferred,
     )
     pieces: list[Step] = [stream[at : at + size] for at in range(0, len(stream), size)]
-    assert play(conversation, [*pieces, EOF], lambda message: heard.append(message) or message) == expected  # type: ignore[func-returns-value]
+    told: list[BadMessage] = []
+    assert play(conversation, [*pieces, EOF], lambda message: heard.append(message) or message, told) == expected  # type: ignore[func-returns-value]
     assert (heard, conversation.ended, conversation.said_goodbye) == ([], True, False)
     if expected.startswith(HTTP):
-        assert [type(bad) for bad in conversation.take_bad_messages()] == [HTTPRequest]
+        assert [type(bad) for bad in told] == [HTTPRequest]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from comunicacion_tcp.supervision import (
     RETIRE,
     START_PATIENCE,
     TOGETHER,
+    TURN,
     Fork,
     Kill,
     Order,
@@ -266,6 +267,37 @@ def test_many_that_die_newborn_are_not_one_that_cannot_start() -> None:
     assert drill.supervision.exit_code is None
 
 
+def test_failures_to_start_are_counted_since_the_last_that_served() -> None:
+    drill = Drill(1)
+    for _ in range(2 * MOST_FAILURES):
+        drill.turn(30)
+        drill.at_once = False
+        drill.end(max(drill.born), KILLED)  # servía
+        drill.turn(1)
+        drill.end(max(drill.born), KILLED)  # empezaba
+        drill.at_once = True
+        drill.turn(31)
+        assert drill.supervision.serving == 1
+    assert drill.supervision.exit_code is None
+
+
+def test_it_is_looked_at_when_the_next_try_is_due_and_every_second() -> None:
+    drill = Drill(1, ready=False)
+    assert drill.supervision.pause(drill.now) == TURN
+    for delay in (0.1, 0.2, 0.4, 0.8):
+        drill.end(max(drill.born), KILLED)
+        assert drill.supervision.pause(drill.now) == pytest.approx(delay)
+        drill.turn(delay)
+    drill = Drill(2)
+    drill.turn(30)
+    drill.at_once = False
+    drill.end(1, KILLED)
+    for _ in range(8):
+        drill.turn(31)
+        drill.end(max(drill.born), REFUSED)
+    assert drill.supervision.pause(drill.now) == TURN  # aunque falte más para el siguiente
+
+
 def test_one_that_cannot_start_is_tried_again_ever_later_up_to_a_point() -> None:
     drill = Drill(2)
     drill.turn(30)
@@ -316,6 +348,14 @@ def test_one_that_gives_no_sign_of_life_is_killed_and_replaced() -> None:
     assert LIMITS.worker_timeout <= drill.now - since <= LIMITS.worker_timeout + 2
     assert drill.notes.told == [("serving",), ("hung", 1), ("replaced", 3)]
     assert sorted(drill.born) == [2, 3]
+
+
+def test_one_that_serves_may_be_silent_only_as_long_as_its_limit_says() -> None:
+    drill = Drill(1, Limits(worker_timeout=MIN_WORKER_TIMEOUT))
+    drill.turn(MIN_WORKER_TIMEOUT / 2, beating=False)
+    assert 1 in drill.born
+    drill.turn(MIN_WORKER_TIMEOUT / 2, beating=False)
+    assert 1 not in drill.born
 
 
 def test_if_it_was_us_who_slept_nobody_is_blamed() -> None:
@@ -371,6 +411,7 @@ def test_a_reload_brings_all_the_new_before_retiring_any_of_the_old() -> None:
     drill.turn()
     assert drill.take_orders() == [(1, RETIRE), (2, RETIRE), (3, RETIRE)]
     assert drill.notes.told == [("serving",), ("reloaded",)]
+    assert drill.supervision.generations == {number}  # de la de antes no nacerá nadie, y no se guarda
     for pid in (1, 2, 3):
         drill.end(pid)
     drill.turn(30)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import partial
 
+from comunicacion_tcp.errors import BadMessage
 from comunicacion_tcp.protocol import ServerProtocol
 
 from .model import EOF, SILENCE, Step
@@ -29,26 +30,40 @@ FRAGMENTS = [
 ]
 
 
-def settle(conversation: ServerProtocol, reply: bytes, function: Callable[[str], str] = str.upper) -> bytes:
+def settle(conversation: ServerProtocol, reply: bytes, function: Callable[[str], str], told: list[BadMessage]) -> bytes:
     """``reply`` y lo que falte: una llamada puede dejar trabajo para otra vuelta, y va antes que lo siguiente. Lo que
     pregunte lo responde ``function``."""
-    while conversation.busy:
+    while True:
+        told += conversation.take_bad_messages()
+        if conversation.ended or not conversation.busy:
+            return reply
         question = conversation.take_question()
         if question is not None:
             reply += conversation.receive_answer(partial(function, question))
-        reply += conversation.resume()
-    return reply
+        if conversation.queued and not conversation.ended:
+            reply += conversation.resume()
 
 
-def play(conversation: ServerProtocol, steps: Iterable[Step], function: Callable[[str], str] = str.upper) -> bytes:
-    """Lo que responde a estos pasos, en este orden. ``function``, como en ``settle``."""
+def play(
+    conversation: ServerProtocol,
+    steps: Iterable[Step],
+    function: Callable[[str], str] = str.upper,
+    told: list[BadMessage] | None = None,
+) -> bytes:
+    """Lo que responde a estos pasos, en este orden, llevado como en ``connection.py``: tras recibir, solo se mira si
+    hay más que hacer cuando ``unsettled`` dice que puede haberlo. ``function``, como en ``settle``. ``told``: dónde
+    quedan los errores que cuenta."""
     reply = b""
+    errors = [] if told is None else told
     for step in steps:
+        look = conversation.unsettled
         if isinstance(step, bytes):
             said = conversation.receive_data(step)
         else:
             said = {SILENCE: conversation.receive_silence, EOF: conversation.receive_eof}[step]()
-        said = settle(conversation, said, function)
+            look = True
+        if look or conversation.unsettled:
+            said = settle(conversation, said, function, errors)
         assert not (said and conversation.awaiting_silence), "espera el silencio con algo que enviar"
         reply += said
     return reply
