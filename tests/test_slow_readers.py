@@ -23,7 +23,7 @@ from comunicacion_tcp.delivery import in_transit
 from comunicacion_tcp.limits import DEFAULT_LIMITS, Limits
 
 from .support.certificates import Certificates
-from .support.encrypted import Encrypted
+from .support.encrypted import Encrypted, encrypted
 from .support.fakes import FakeLoop, FakeTransport, fake_connection
 from .support.modules import write
 from .support.programs import SERVER, Program
@@ -290,7 +290,7 @@ def expire(running: Served) -> None:
         running.run(one.output_late)
 
 
-@pytest.mark.parametrize("encrypted", [False, True], ids=["sin cifrar", "cifrada"])
+@pytest.mark.parametrize("ciphered", [False, True], ids=["sin cifrar", "cifrada"])
 @pytest.mark.parametrize("shut", [False, True], ids=["sigue", "cerró su lado"])
 @pytest.mark.parametrize(
     ("end", "limits"),
@@ -302,11 +302,11 @@ def expire(running: Served) -> None:
     ids=["no lee", "parada", "corte"],
 )
 def test_a_cut_with_something_owed_is_seen_as_an_error(
-    certificates: Certificates, end: Callable[[Served], None], limits: Limits, encrypted: bool, shut: bool
+    certificates: Certificates, end: Callable[[Served], None], limits: Limits, ciphered: bool, shut: bool
 ) -> None:
     with (
-        served(sentence, threads=0, limits=limits, tls=certificates.serving() if encrypted else None) as running,
-        ask(running, certificates.trusting() if encrypted else None, shut=shut) as sock,
+        served(sentence, threads=0, limits=limits, tls=certificates.serving() if ciphered else None) as running,
+        ask(running, certificates.trusting() if ciphered else None, shut=shut) as sock,
     ):
         end(running)
         wait_until(lambda: "undelivered" in running.events.names, "que lo corte")
@@ -315,19 +315,19 @@ def test_a_cut_with_something_owed_is_seen_as_an_error(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="solo Linux dice si avanza lo que ya guarda el sistema")
-@pytest.mark.parametrize("encrypted", [False, True], ids=["sin cifrar", "cifrada"])
-def test_who_does_not_read_what_the_system_keeps_is_cut_too(certificates: Certificates, encrypted: bool) -> None:
+@pytest.mark.parametrize("ciphered", [False, True], ids=["sin cifrar", "cifrada"])
+def test_who_does_not_read_what_the_system_keeps_is_cut_too(certificates: Certificates, ciphered: bool) -> None:
     size = 1_000_000  # cabe en el sistema, y no en la ventana de un cliente que no lee (64 KiB)
     with (
         served(
             lambda message: "x" * size,
             threads=0,
             limits=Limits(output_timeout=0.2),
-            tls=certificates.serving() if encrypted else None,
+            tls=certificates.serving() if ciphered else None,
         ) as running,
         connect(running.port) as sock,
     ):
-        if encrypted:
+        if ciphered:
             client = Encrypted(sock, certificates.trusting())
             client.shake()
             client.send(b"hola\n")
@@ -364,6 +364,20 @@ def test_who_reads_late_but_in_time_gets_everything_and_an_orderly_end(shut: boo
         assert len(receive_all(sock)) == REPLY + 1
         if not shut:
             stopping.join(PATIENCE)
+        assert "undelivered" not in running.events.names
+
+
+def test_who_reads_late_but_in_time_gets_everything_encrypted_too(certificates: Certificates) -> None:
+    with (
+        served(sentence, threads=0, limits=LIMITS, tls=certificates.serving()) as running,
+        encrypted(running.port, certificates.trusting()) as client,
+    ):
+        client.send(b"hola\n")
+        wait_until(lambda: is_owed(running), "que se le deba más de lo que guarda el sistema")
+        stopping = threading.Thread(target=running.drain)
+        stopping.start()
+        assert len(client.receive_all()) == REPLY + 1
+        stopping.join(PATIENCE)
         assert "undelivered" not in running.events.names
 
 
