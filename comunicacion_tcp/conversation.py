@@ -24,6 +24,7 @@ from collections.abc import Callable, Coroutine, Iterator
 
 from .addresses import format_address, unix_path
 from .backoff import Backoff
+from .delivery import arrived, in_transit
 from .errors import (
     ConnectionLost,
     NetworkError,
@@ -164,6 +165,8 @@ class Conversation:
         self._socket: socket.socket | None = None
         self._server_ended = False
         self._cut_by: Exception | None = None
+        # Al cumplirse un plazo, lo que el servidor había recibido y lo que, de lo escrito, debía recibir.
+        self._backlog: tuple[int, int] | None = None
         self._flow: Flow | None = None  # el send_many que está a medias
         self._closings = 0  # cuántas veces se ha pedido cerrar: quien esté conectando debe saberlo
         self._set_up()
@@ -235,6 +238,7 @@ class Conversation:
         self._unasked = []
         self._server_ended = False
         self._cut_by = None
+        self._backlog = None
         timeout = self._limits.connect_timeout
         try:
             sock = await self._open(self._now() + timeout)
@@ -324,10 +328,10 @@ class Conversation:
         while (rest or not self._protocol.has_reply) and not self._server_ended:
             silence = self._protocol.awaiting_silence and not rest and not self._is_sending()
             rest, moved = await self._wait(rest, self._limits.reply_silence if silence else self._limits.reply_timeout)
-            if not moved and not silence:
-                self._time_out(self._limits.reply_timeout)
-            if not moved:
+            if not moved and silence:
                 self._protocol.receive_silence()
+            elif not moved:
+                self._time_out_unless_it_receives(rest)
         if not self._protocol.ends_replies and not self._cut_by:  # si no, lo que haya a medias no es una respuesta
             self._receive_end()
         reply = self._protocol.next_reply()
@@ -460,7 +464,7 @@ class Conversation:
     async def _move_on(self, rest: memoryview) -> memoryview:
         rest, moved = await self._wait(rest, self._limits.reply_timeout)
         if not moved:
-            self._time_out(self._limits.reply_timeout)
+            self._time_out_unless_it_receives(rest)
         return rest
 
     def _check_own(self, flow: Flow) -> None:
@@ -487,6 +491,7 @@ class Conversation:
     def _arrived(self, data: bytes) -> None:
         """Entran ``data``, bytes del cable; ninguno, si el servidor no enviará más."""
         ended = not data
+        self._backlog = None
         if self._session:
             data = self._session.receive(data)
             ended = ended or self._session.peer_closed or bool(self._session.failure)
@@ -515,6 +520,23 @@ class Conversation:
             if not self._server_ended:
                 self._hang_up()
             raise
+
+    def _time_out_unless_it_receives(self, rest: memoryview) -> None:
+        if not self._still_receives(rest):
+            self._time_out(self._limits.reply_timeout)
+
+    def _still_receives(self, rest: memoryview) -> bool:
+        """Al cumplirse ``reply_timeout`` sin novedad, y con ``rest`` por escribir: si al servidor le ha ido llegando lo
+        enviado, que espera en el sistema (megabytes) y por una línea lenta tarda. Se le da entonces otro tanto, y otro
+        cuando le ha llegado todo. Lo que se escriba después no cuenta: no dice nada de lo que ya debe."""
+        now = arrived(self._socket)
+        if now is None:
+            return False
+        before, due = self._backlog or (None, 0)
+        if before is None or rest or self._is_sending():
+            due = now + in_transit(self._socket)
+        self._backlog = now, due
+        return now < due if before is None else before < due and before != now
 
     def _time_out(self, seconds: float) -> typing.NoReturn:
         self._hang_up()  # una respuesta que llegara tarde parecería la del mensaje siguiente

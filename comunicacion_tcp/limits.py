@@ -123,7 +123,8 @@ class Limits(Record):
     """Para conectar: TCP reintenta a 1, 3 y 7 s; con menos se daría por muerta una red que solo perdió un paquete."""
 
     reply_timeout: float = 30.0
-    """Sin recibir nada de una respuesta debida. Un servicio lento (una consulta) tarda segundos, no medio minuto."""
+    """Sin recibir nada de una respuesta debida. Un servicio lento (una consulta) tarda segundos, no medio minuto. Si
+    al servidor le va llegando lo enviado, se espera otro tanto: por una línea lenta, un mensaje grande tarda."""
 
     reply_silence: float = 0.5
     """Lo que el cliente espera, callado el servidor, antes de dar por entera una respuesta sin terminador.

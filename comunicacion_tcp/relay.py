@@ -237,6 +237,9 @@ class Relay(Client):
             if waiting and left <= 0:
                 if entry.ended and not rest and self.tally.complete(SILENT):
                     return
+                if self._still_receives(rest):
+                    since = time.monotonic()
+                    continue
                 raise TimedOut(self.address, self._limits.reply_timeout, connecting=False)
             if stuck:
                 _watch(selector, output, selectors.EVENT_WRITE)

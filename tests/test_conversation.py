@@ -14,6 +14,7 @@ from typing import NoReturn
 
 import pytest
 
+from comunicacion_tcp import conversation
 from comunicacion_tcp.backoff import Backoff
 from comunicacion_tcp.client import Client
 from comunicacion_tcp.conversation import WINDOW_BYTES, WINDOW_MESSAGES
@@ -376,6 +377,36 @@ def test_a_server_that_says_nothing(talk: Talk) -> None:
         # Una respuesta tardía sería del mensaje anterior: ya no se puede seguir.
         with pytest.raises(ConnectionLost):
             client.send("otra")
+
+
+@pytest.mark.parametrize(
+    ("received", "left"),
+    [
+        ([7], 0),  # lo tiene todo, y no responde
+        ([1, 1], 9),  # no lo lee
+        ([1, 2, 3, 3], 9),
+        ([1, 5, 10, 11], 9),  # le ha llegado todo lo de entonces, y lo de después no cuenta
+    ],
+)
+def test_a_server_that_is_still_receiving_has_more_time(
+    talk: Talk, monkeypatch: pytest.MonkeyPatch, received: list[int], left: int
+) -> None:
+    looks = list(received)
+    monkeypatch.setattr(conversation, "in_transit", lambda _: left)
+    monkeypatch.setattr(conversation, "arrived", lambda _: looks.pop(0))
+
+    def serve(sock: socket.socket) -> None:
+        receive_all(sock)
+
+    with foreign_server(serve) as port, talk(port, Limits(reply_timeout=0.05)) as client:
+        with pytest.raises(TimedOut):
+            client.send("hola")
+        assert not looks
+        client.connect()
+        looks += received
+        with pytest.raises(TimedOut):
+            list(client.send_many(["hola", "mundo"]))
+        assert not looks
 
 
 # -- no poder conectar --------------------------------------------------------------------------------------

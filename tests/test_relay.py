@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from comunicacion_tcp import conversation
 from comunicacion_tcp.errors import ConnectionLost, TimedOut, Truncated
 from comunicacion_tcp.limits import Limits
 from comunicacion_tcp.relay import CLOSED, CUT, SILENT, Relay, Tally
@@ -313,6 +314,16 @@ def test_waiting_for_the_input_is_not_a_time_out() -> None:
         feeder.join()
         os.close(reader)
         assert b"".join(got) == b"UNO\nDOS\n"
+
+
+def test_a_server_that_is_still_receiving_has_more_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    received = [1, 2, 3, 3]
+    monkeypatch.setattr(conversation, "in_transit", lambda _: 9)
+    monkeypatch.setattr(conversation, "arrived", lambda _: received.pop(0))
+    with silent_server() as port, to(port, reply_timeout=0.05) as relay:
+        with pytest.raises(TimedOut):
+            relayed(relay, b"uno\n")
+        assert not received
 
 
 def test_a_trickle_of_input_does_not_hide_a_server_that_is_gone() -> None:
