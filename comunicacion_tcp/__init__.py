@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from .errors import NetworkError as NetworkError
     from .errors import NotUTF8 as NotUTF8
     from .errors import OnlyThroughBalancer as OnlyThroughBalancer
+    from .errors import OutOfStep as OutOfStep
     from .errors import PortNotAllowed as PortNotAllowed
     from .errors import Refusal as Refusal
     from .errors import ServerFull as ServerFull
@@ -85,6 +86,7 @@ if TYPE_CHECKING:
     from .errors import TLSFailed as TLSFailed
     from .errors import TooLong as TooLong
     from .errors import TooSlow as TooSlow
+    from .errors import TooMuchSaid as TooMuchSaid
     from .errors import Truncated as Truncated
     from .errors import UnknownHost as UnknownHost
     from .limits import Limits as Limits
@@ -121,6 +123,7 @@ _HOMES = {
     "Observer": "observer",
     "OnlyThroughBalancer": "errors",
     "Peer": "addresses",
+    "OutOfStep": "errors",
     "PortNotAllowed": "errors",
     "Refusal": "errors",
     "Server": "server",
@@ -134,6 +137,7 @@ _HOMES = {
     "TimedOut": "errors",
     "TooLong": "errors",
     "TooSlow": "errors",
+    "TooMuchSaid": "errors",
     "Truncated": "errors",
     "UnknownHost": "errors",
     "client_context": "tls",

@@ -87,6 +87,12 @@ class AsyncClient(Conversation):
         async with self._turn():
             return await self._hear()
 
+    async def raise_if_out_of_step(self) -> None:
+        """Como ``Client.raise_if_out_of_step``."""
+        self._refuse_if_busy()
+        async with self._turn():
+            await self._raise_if_out_of_step()
+
     async def close(self) -> None:
         """Como ``Client.close``. No espera su turno: la llamada que esté a medias acaba en ``ConnectionLost``."""
         self._turn()

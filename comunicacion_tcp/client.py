@@ -49,6 +49,9 @@ class Client(Conversation):
     que se perdió en vuelo puede enviarse otra vez, aunque quizá ya se atendiera; si no, es ``ConnectionLost``, y vuelve
     a conectar la llamada siguiente.
 
+    ``greeting``: si el servidor habla primero. Su saludo se espera al conectar, queda en ``greeting`` y no es la
+    respuesta de ningún mensaje. Sin esto, uno que llegue tras el primer mensaje parecería su respuesta.
+
     Una llamada que falla, vence o se interrumpe cierra la conexión: una respuesta nunca llega a quien no la pidió.
     Varios hilos pueden usar el mismo ``Client``: cada llamada espera a que acabe la anterior. Durante un ``send_many``
     las demás son ``RuntimeError``, salvo ``connect`` y ``close``, que lo dejan.
@@ -74,9 +77,10 @@ class Client(Conversation):
         """Envía ``message`` y devuelve su respuesta, sin terminador.
 
         Errores: ``MessageError`` si el texto no puede ser un mensaje (no se envía nada), ``TimedOut`` si no llega
-        nada en ``limits.reply_timeout`` segundos, ``ConnectionLost`` si el servidor cierra o corta (con TLS, también
-        ``TLSFailed``: en TLS 1.3 el servidor puede rechazar nuestro certificado después del saludo). Con ``reconnect``,
-        los de ``connect``.
+        nada en ``limits.reply_timeout`` segundos o la respuesta no acaba en ``limits.reply_deadline``, ``TooMuchSaid``
+        si pasa de ``limits.max_reply`` bytes (o de ``max_unasked`` lo que nadie recogió), ``ConnectionLost`` si el
+        servidor cierra o corta (con TLS, también ``TLSFailed``: en TLS 1.3 el servidor puede rechazar nuestro
+        certificado después del saludo). Con ``reconnect``, los de ``connect``.
         """
         self._refuse_if_busy()
         with self._lock:
@@ -92,8 +96,9 @@ class Client(Conversation):
         respuestas por llegar la cierra.
 
         El servidor debe acabar cada respuesta en salto de línea; con los que no, ``TimedOut``: usa ``send``. Los demás
-        errores, los de ``send``; en ``ConnectionLost``, ``unanswered`` dice cuántos mensajes pedidos se quedaron sin
-        respuesta. Con ``resend`` se envían otra vez, y lo ya respondido no se repite.
+        errores, los de ``send``, y ``OutOfStep`` si hay más respuestas que mensajes; en ``ConnectionLost``,
+        ``unanswered`` dice cuántos mensajes pedidos se quedaron sin respuesta. Con ``resend`` se envían otra vez, y lo
+        ya respondido no se repite.
         """
         flow = Flow(iter(messages), at_hand=isinstance(messages, (list, tuple)))
         self._refuse_if_busy()
@@ -143,6 +148,16 @@ class Client(Conversation):
         self._connected()
         if self._server_ended:
             raise self._loss()
+
+    def raise_if_out_of_step(self) -> None:
+        """Lanza ``OutOfStep`` si desde el primer mensaje el servidor ha dicho algo que no es la respuesta de ninguno:
+        una de las dadas quizá era de otro. No espera. Es para servidores que solo contestan.
+
+        Error: ``ConnectionLost`` si no hay conexión.
+        """
+        self._refuse_if_busy()
+        with self._lock:
+            at_once(self._raise_if_out_of_step())
 
     def close(self) -> None:
         """Cierra la conexión. Se puede llamar más de una vez, y desde otro hilo: la llamada que esté a medias acaba en

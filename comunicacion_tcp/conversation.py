@@ -28,9 +28,11 @@ from .delivery import arrived, in_transit
 from .errors import (
     ConnectionLost,
     NetworkError,
+    OutOfStep,
     ServerNotRunning,
     TimedOut,
     TLSFailed,
+    TooMuchSaid,
     Truncated,
     UnknownHost,
 )
@@ -74,6 +76,7 @@ class Flow:
         "size",
         "source",
         "unanswered",
+        "waited",
     )
 
     def __init__(self, source: typing.Any, *, at_hand: bool) -> None:
@@ -87,6 +90,7 @@ class Flow:
         self.finished: bool = False  # no hay más mensajes
         self.failure: Exception | None = None  # por qué, si no fue porque se acabaron
         self.delays: Iterator[float] | None = None  # las esperas de esta racha sin conexión
+        self.waited: float = 0.0  # segundos que lleva el servidor sin acabar la respuesta que toca
 
     @property
     def in_flight(self) -> int:
@@ -132,6 +136,7 @@ class Flow:
         """El más antiguo tiene ya su respuesta."""
         self.size -= len(self.unanswered.popleft())
         self.delays = None
+        self.waited = 0.0
 
 
 class Conversation:
@@ -146,6 +151,7 @@ class Conversation:
         tls: ssl.SSLContext | None = None,
         reconnect: Backoff | None = None,
         resend: bool = False,
+        greeting: bool = False,
     ) -> None:
         if not 0 < port <= 65535:
             raise ValueError(f"port debe ser un número de 1 a 65535, no {port}")
@@ -159,9 +165,14 @@ class Conversation:
         self._tls = tls
         self._reconnect = reconnect
         self._resend = resend
+        self._expects_greeting = greeting
+        self.greeting: str | None = None
+        """Lo que dijo el servidor al conectar, si se pidió con ``greeting=True``; si no, ``None``."""
         self._session: TLSSession | None = None
-        self._protocol = ClientProtocol()
+        self._protocol = self._new_protocol()
         self._unasked: list[str] = []
+        self._unasked_size = 0  # lo que ocupan
+        self._early: int | None = None  # cuántos de ellos se dijeron antes de preguntar nada, si ya se ha preguntado
         self._socket: socket.socket | None = None
         self._server_ended = False
         self._cut_by: Exception | None = None
@@ -170,6 +181,11 @@ class Conversation:
         self._flow: Flow | None = None  # el send_many que está a medias
         self._closings = 0  # cuántas veces se ha pedido cerrar: quien esté conectando debe saberlo
         self._set_up()
+
+    @property
+    def greeting_due(self) -> bool:
+        """Si se espera un saludo que aún no ha llegado."""
+        return self._expects_greeting and self.greeting is None
 
     @property
     def address(self) -> str:
@@ -205,6 +221,7 @@ class Conversation:
         while True:
             if self._socket:
                 await self._read_unasked()
+                self._check_unasked()
                 if not self._server_ended:
                     return
                 error = self._loss()
@@ -234,8 +251,10 @@ class Conversation:
         """Una conexión nueva. Si había otra, la deja."""
         self._hang_up()
         self._session = None
-        self._protocol = ClientProtocol()
-        self._unasked = []
+        self._protocol = self._new_protocol()
+        self._give_unasked()
+        self._early = None
+        self.greeting = None
         self._server_ended = False
         self._cut_by = None
         self._backlog = None
@@ -269,12 +288,17 @@ class Conversation:
         except BaseException:
             sock.close()
             raise
-        if self._session:
-            try:
+        try:
+            if self._session:
                 await self._greet(self._session)
-            except BaseException:
-                self._hang_up()
-                raise
+            if self._expects_greeting:
+                self.greeting = await self._reply_to(memoryview(b""))
+        except BaseException:
+            self._hang_up()
+            raise
+
+    def _new_protocol(self) -> ClientProtocol:
+        return ClientProtocol(self._limits.max_reply)
 
     async def _open(self, deadline: float) -> socket.socket:
         """Un socket conectado a la primera dirección que conteste. Errores: los del sistema."""
@@ -322,19 +346,37 @@ class Conversation:
                         raise
 
     async def _exchange(self, outgoing: bytes) -> str:
-        rest = self._for_the_wire(outgoing)
+        self._note_first_message()
+        return await self._reply_to(self._for_the_wire(outgoing))
+
+    def _note_first_message(self) -> None:
+        if self._early is None:
+            self._early = len(self._unasked)
+
+    async def _reply_to(self, rest: memoryview) -> str:
+        """Escribe ``rest`` y devuelve lo primero que diga el servidor, que aún no había dicho nada."""
+        deadline = self._now() + self._limits.reply_deadline
+        reply = self._protocol.next_reply()
         # Se lee mientras se envía porque el servidor puede responder a medio mensaje: si los dos solo escribieran,
         # con mensajes mayores que los búferes del sistema, ninguno avanzaría.
-        while (rest or not self._protocol.has_reply) and not self._server_ended:
+        while (rest or reply is None) and not self._server_ended:
             silence = self._protocol.awaiting_silence and not rest and not self._is_sending()
-            rest, moved = await self._wait(rest, self._limits.reply_silence if silence else self._limits.reply_timeout)
-            if not moved and silence:
+            left = deadline - self._now()
+            patience = self._limits.reply_silence if silence else max(0, min(self._limits.reply_timeout, left))
+            rest, moved = await self._wait(rest, patience)
+            if silence and not moved:
                 self._protocol.receive_silence()
-            elif not moved:
-                self._time_out_unless_it_receives(rest)
+            elif not moved or (silence and left <= 0):
+                self._give_up(left, rest, begun=self._protocol.has_begun or reply is not None)
+            if reply is None:
+                reply = self._protocol.next_reply()
+            elif rest:  # a un solo mensaje, una sola respuesta
+                self._set_aside()
+                self._check_unasked()
         if not self._protocol.ends_replies and not self._cut_by:  # si no, lo que haya a medias no es una respuesta
             self._receive_end()
-        reply = self._protocol.next_reply()
+        if reply is None:
+            reply = self._protocol.next_reply()
         if reply is None:
             raise self._loss()
         return reply
@@ -343,28 +385,32 @@ class Conversation:
         self._refuse_if_busy()
         patience = self._limits.reply_timeout if timeout is None else timeout
         with self._hanging_up_on_failure():
-            replies = await self._take_unasked()
+            if self._socket is None:
+                raise ConnectionLost(self.address)
+            await self._read_unasked()
+            before = len(self._unasked)
             rest = self._for_the_wire(self._protocol.say_goodbye(), last=True)
             deadline = self._now() + patience
             answered = False
             while not self._server_ended:
-                if self._protocol.has_reply and not answered:
+                if len(self._unasked) > before and not answered:
                     answered = True
                     deadline = self._now() + self._limits.reply_silence
-                quiet = self._limits.reply_silence if self._protocol.has_begun else patience
+                quiet = self._limits.reply_silence if answered or self._protocol.has_begun else patience
                 rest, moved = await self._wait(rest, max(0, min(quiet, deadline - self._now())), last=True)
+                self._set_aside()
+                self._check_unasked()
                 if not moved or self._now() > deadline:
                     break
-            self._complain_of_tls()
+            self._complain_of_end()
             if self._cut_by and not self._session and self._protocol.half_reply:
                 raise self._loss()
             self._protocol.receive_eof()
-            while (reply := self._protocol.next_reply()) is not None:
-                replies.append(reply)
-            if not replies and not self._server_ended:
+            self._set_aside()
+            if not self._unasked and not self._server_ended:
                 self._time_out(patience)
         self._hang_up()
-        return replies
+        return self._give_unasked()
 
     async def _hear(self) -> list[str]:
         self._refuse_if_busy()
@@ -375,8 +421,24 @@ class Conversation:
         if self._socket is None:
             raise ConnectionLost(self.address)
         await self._read_unasked()
-        unasked, self._unasked = self._unasked, []
+        if not self._unasked and self._protocol.too_long:
+            raise self._loss()
+        return self._give_unasked()
+
+    def _give_unasked(self) -> list[str]:
+        unasked, self._unasked, self._unasked_size = self._unasked, [], 0
+        self._early = self._early and 0
         return unasked
+
+    async def _raise_if_out_of_step(self) -> None:
+        """``OutOfStep`` si desde el primer mensaje ha dicho algo que no es la respuesta de ninguno."""
+        self._refuse_if_busy()
+        with self._hanging_up_on_failure():
+            if self._socket is None:
+                raise ConnectionLost(self.address)
+            await self._read_unasked()
+            if self._early is not None and len(self._unasked) > self._early:
+                raise OutOfStep(self.address, self._unasked[self._early])
 
     async def _read_unasked(self) -> None:
         """Lo que ya haya llegado no es respuesta de lo que se envíe ahora."""
@@ -385,8 +447,17 @@ class Conversation:
             self._receive_end()
         else:
             self._protocol.receive_silence()
+        self._set_aside()
+
+    def _set_aside(self) -> None:
+        """Las respuestas que hay no son de nadie: quedan para ``take_unasked``."""
         while (reply := self._protocol.next_reply()) is not None:
             self._unasked.append(reply)
+            self._unasked_size += reply.__sizeof__()
+
+    def _check_unasked(self) -> None:
+        if self._unasked_size > self._limits.max_unasked:
+            raise TooMuchSaid(self.address, self._limits.max_unasked, unasked=True)
 
     # -- muchos mensajes ------------------------------------------------------------------------------------
 
@@ -403,24 +474,34 @@ class Conversation:
                     if self._server_ended and flow.in_flight:
                         await self._recover(flow)
                     elif flow.rest:
-                        flow.rest = await self._move_on(flow.rest)
+                        flow.rest = await self._move_on(flow, flow.rest)
                     elif flow.fresh:
                         if not flow.in_flight:  # lo llegado hasta aquí no es respuesta, y se puede cambiar de conexión
                             await self._live(self._delays_of(flow))
                         elif await self._has_news():  # pedirlo tardó: el servidor pudo responder, y cerrar
                             continue
+                        self._note_first_message()
                         flow.rest = self._for_the_wire(flow.take_fresh())
                     elif flow.has_room and await self._ask(flow):
                         pass
                     elif flow.in_flight:
-                        await self._move_on(memoryview(b""))
+                        await self._move_on(flow, memoryview(b""))
                     else:
+                        await self._has_news()
+                        self._check_in_step(flow)
                         return False
                     self._check_own(flow)
+                self._check_in_step(flow)
             except ConnectionLost as error:
                 error.unanswered = len(flow.unanswered)
                 raise
         return True
+
+    def _check_in_step(self, flow: Flow) -> None:
+        """Más respuestas que mensajes: alguna de las dadas quizá no era la de su mensaje."""
+        if self._protocol.ready > flow.in_flight:
+            self._set_aside()
+            raise OutOfStep(self.address, self._unasked[-1])
 
     def _reply_of(self, flow: Flow) -> str | None:
         """Una respuesta de ``flow`` que ya haya llegado."""
@@ -454,6 +535,7 @@ class Conversation:
         if not self._resend:
             raise self._loss()
         await self._live(self._delays_of(flow))
+        self._note_first_message()
         flow.rest = self._for_the_wire(flow.take_again())
 
     def _delays_of(self, flow: Flow) -> Iterator[float]:
@@ -461,10 +543,13 @@ class Conversation:
             flow.delays = self._delays()
         return flow.delays
 
-    async def _move_on(self, rest: memoryview) -> memoryview:
-        rest, moved = await self._wait(rest, self._limits.reply_timeout)
+    async def _move_on(self, flow: Flow, rest: memoryview) -> memoryview:
+        start = self._now()
+        patience, left = self._limits.reply_timeout, self._limits.reply_deadline - flow.waited
+        rest, moved = await self._wait(rest, max(0, min(patience, left)))
+        flow.waited += self._now() - start
         if not moved:
-            self._time_out_unless_it_receives(rest)
+            self._give_up(left, rest, begun=self._protocol.has_begun)
         return rest
 
     def _check_own(self, flow: Flow) -> None:
@@ -497,7 +582,7 @@ class Conversation:
             ended = ended or self._session.peer_closed or bool(self._session.failure)
         if data:
             self._protocol.receive_data(data)
-        if ended:
+        if ended or self._protocol.too_long:
             self._server_ended = True
 
     def _receive_end(self) -> None:
@@ -516,12 +601,19 @@ class Conversation:
     def _hanging_up_on_failure(self) -> Iterator[None]:
         try:
             yield
+        except (TooMuchSaid, OutOfStep):
+            self._hang_up()
+            raise
         except BaseException:
             if not self._server_ended:
                 self._hang_up()
             raise
 
-    def _time_out_unless_it_receives(self, rest: memoryview) -> None:
+    def _give_up(self, left: float, rest: memoryview, *, begun: bool) -> None:
+        """No llega lo que se esperaba de una respuesta. ``left``: los segundos que le quedaban de su plazo entero.
+        ``rest``: lo que falta por escribir."""
+        if left <= self._limits.reply_timeout:
+            self._time_out(self._limits.reply_deadline, unfinished=begun)
         if not self._still_receives(rest):
             self._time_out(self._limits.reply_timeout)
 
@@ -538,12 +630,14 @@ class Conversation:
         self._backlog = now, due
         return now < due if before is None else before < due and before != now
 
-    def _time_out(self, seconds: float) -> typing.NoReturn:
+    def _time_out(self, seconds: float, *, unfinished: bool = False) -> typing.NoReturn:
         self._hang_up()  # una respuesta que llegara tarde parecería la del mensaje siguiente
-        raise TimedOut(self.address, seconds, connecting=False)
+        raise TimedOut(self.address, seconds, connecting=False, unfinished=unfinished)
 
     def _loss(self) -> NetworkError:
         """Por qué ya no hay conexión. Las respuestas enteras que queden las da ``take_unasked``."""
+        if self._protocol.too_long:
+            return TooMuchSaid(self.address, self._limits.max_reply, unasked=False)
         session = self._session
         if session is None or session.peer_closed or not self._server_ended:
             return ConnectionLost(self.address, self._cut_by)
@@ -554,9 +648,9 @@ class Conversation:
             return tls_error(self.address, session.failure or cause, "cut")
         return Truncated(self.address, self._cut_by)
 
-    def _complain_of_tls(self) -> None:
-        """Si el servidor acabó como no se acaba en TLS, lo lanza."""
-        if self._session and self._server_ended and not self._session.peer_closed:
+    def _complain_of_end(self) -> None:
+        """Si el servidor acabó como no se acaba en TLS, o con una respuesta demasiado larga, lo lanza."""
+        if self._server_ended and (self._protocol.too_long or (self._session and not self._session.peer_closed)):
             raise self._loss()
 
     # -- TLS ------------------------------------------------------------------------------------------------
@@ -576,7 +670,7 @@ class Conversation:
         while rest or not session.established:
             rest, moved = await self._wait(rest, max(0, deadline - self._now()))
             if self._server_ended:
-                self._complain_of_tls()
+                self._complain_of_end()
                 break  # acabó bien: quizá con una negativa, que se leerá
             if not moved or self._now() > deadline:
                 raise TLSFailed(self.address, problem="silent")
@@ -636,6 +730,8 @@ def waiting_helps(error: NetworkError) -> bool:
         return isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_AGAIN
     if isinstance(error, TLSFailed):
         return error.problem in _TLS_MAY_RECOVER
+    if isinstance(error, (TooMuchSaid, OutOfStep)):
+        return False
     if type(error) is NetworkError:  # sin número no es del sistema: es que la dirección no puede ser
         return isinstance(cause, OSError) and cause.errno is not None and not isinstance(cause, PermissionError)
     return True

@@ -28,6 +28,8 @@ lee una persona, con qué hacer después, están en ``cli/sentences.py``.
         ├── TLSFailed               no se pudo empezar a cifrar
         │   └── CertificateRejected     no nos fiamos del certificado del otro extremo
         ├── TimedOut                el otro extremo no contestó a tiempo (cliente)
+        ├── TooMuchSaid             el servidor dijo más de lo que se le guarda (cliente)
+        ├── OutOfStep               no se sabe qué respuesta es de qué mensaje (cliente)
         ├── AddressInUse            el puerto ya tiene dueño (servidor)
         ├── PortNotAllowed          el sistema no deja usar ese puerto (servidor)
         └── AddressNotOurs          esa dirección no es de esta máquina (servidor)
@@ -319,15 +321,42 @@ class CertificateRejected(TLSFailed):
 
 
 class TimedOut(NetworkError):
-    """El otro extremo no dio señales a tiempo.
+    """El otro extremo no contestó a tiempo.
 
     ``seconds``: cuánto se esperó. ``connecting``: si lo que se esperaba era la conexión o una respuesta.
+    ``unfinished``: si es que la respuesta no acaba; si no, en ese tiempo no llegó nada.
     """
 
-    def __init__(self, address: str, seconds: float, *, connecting: bool) -> None:
+    def __init__(self, address: str, seconds: float, *, connecting: bool, unfinished: bool = False) -> None:
         super().__init__(address)
         self.seconds = seconds
         self.connecting = connecting
+        self.unfinished = unfinished
+
+
+class TooMuchSaid(NetworkError):
+    """El servidor dijo más de lo que se le guarda; lo que pasa del límite se pierde, y se cierra la conexión.
+
+    ``limit``: cuántos bytes. ``unasked``: si es lo que dijo sin que se le preguntara, y nadie recogió
+    (``take_unasked``); si no, una sola respuesta.
+    """
+
+    def __init__(self, address: str, limit: int, *, unasked: bool = False) -> None:
+        super().__init__(address)
+        self.limit: int = limit
+        self.unasked: bool = unasked
+
+
+class OutOfStep(NetworkError):
+    """El servidor dijo algo que nadie le preguntó, y ya no se sabe qué respuesta es de qué mensaje; se cierra la
+    conexión.
+
+    ``said``: la línea que sobra, o una de las que pueden sobrar.
+    """
+
+    def __init__(self, address: str, said: str) -> None:
+        super().__init__(address)
+        self.said = said
 
 
 class AddressInUse(NetworkError):

@@ -1,7 +1,7 @@
 """Todos los límites y plazos, una sola vez, cada número con su razón.
 
-Aquí no se aplica ninguno: los aplican ``protocol.py`` (tamaños), ``connection.py``, ``supervision.py`` y ``client.py``
-(plazos).
+Aquí no se aplica ninguno: los aplican ``protocol.py`` (tamaños), ``connection.py``, ``supervision.py`` y
+``conversation.py`` (plazos).
 """
 
 from __future__ import annotations
@@ -126,9 +126,21 @@ class Limits(Record):
     """Sin recibir nada de una respuesta debida. Un servicio lento (una consulta) tarda segundos, no medio minuto. Si
     al servidor le va llegando lo enviado, se espera otro tanto: por una línea lenta, un mensaje grande tarda."""
 
+    reply_deadline: float = 300.0
+    """Para una respuesta entera, lleguen como lleguen sus bytes: quien gotea uno de vez en cuando nunca calla. A la
+    mayor de nuestro servidor (``max_output``) le bastan 128 kbit/s. Al menos ``reply_timeout``."""
+
     reply_silence: float = 0.5
     """Lo que el cliente espera, callado el servidor, antes de dar por entera una respuesta sin terminador.
     Más que una retransmisión de TCP (Linux: desde 0,2 s), para no partir en dos una respuesta que se atrasó."""
+
+    max_reply: int = 64 * MIB
+    """Bytes de una respuesta que el cliente guarda hasta que acabe: dieciséis veces la mayor de nuestro servidor, y la
+    cuarta parte de la memoria de una máquina pequeña. Por ``cliente-tcp -q`` pasan sin guardarse."""
+
+    max_unasked: int = 4 * MIB
+    """Bytes de memoria de lo que el servidor dijo sin que se le preguntara y nadie ha recogido (``take_unasked``): lo
+    mismo que el servidor guarda de quien no lee (``max_output``)."""
 
     def check(self) -> None:
         for field in self.fields():
@@ -140,6 +152,8 @@ class Limits(Record):
             raise ValueError(f"max_message debe ser {MIN_MESSAGE} o más, para que quepa DESCONEXION")
         if self.worker_timeout < MIN_WORKER_TIMEOUT:
             raise ValueError(f"worker_timeout debe ser {MIN_WORKER_TIMEOUT:g} o más: en menos calla cualquiera")
+        if self.reply_deadline < self.reply_timeout:
+            raise ValueError("reply_deadline debe ser al menos reply_timeout: una respuesta puede tardar en empezar")
         if self.max_output < self.max_message:
             raise ValueError("max_output debe ser al menos max_message, para que la respuesta quepa")
 

@@ -552,10 +552,14 @@ class ClientProtocol:
 
     Se entiende también con servidores que responden sin terminador o lo quitan. Una respuesta acaba en ``\\n``;
     mientras el servidor no haya enviado ninguno, también la acaba el silencio (``awaiting_silence`` pide el
-    aviso), y siempre el fin de la entrada.
+    aviso), y siempre el fin de la entrada. Una de más de ``max_reply`` bytes no es de nadie: ni ella ni lo que llegue
+    detrás.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_reply: int = DEFAULT_LIMITS.max_reply) -> None:
+        self.too_long = False
+        """Si una respuesta pasó de ``max_reply`` bytes."""
+        self._max_reply = max_reply
         self._pending = bytearray()
         self._replies: deque[str] = deque()
         self._server_sends_lines = False
@@ -583,13 +587,22 @@ class ClientProtocol:
 
     def receive_data(self, data: bytes) -> None:
         """Entran ``data``, bytes recién leídos, cortados por donde sea."""
+        if self.too_long:
+            return
+        large = len(self._pending) + len(data) > self._max_reply  # solo entonces hay que mirar una por una
         end = data.rfind(b"\n") + 1
         if end:
             self._server_sends_lines = True
             lines = (bytes(self._pending) + data[:end]).split(b"\n")[:-1]
+            if large:
+                lines = self._drop_from_too_long(lines)
             self._replies.extend(_readable(line.removesuffix(b"\r")) for line in lines)
             self._pending.clear()
-        self._pending += data[end:]
+        if not self.too_long:
+            self._pending += data[end:]
+        if len(self._pending) > self._max_reply:
+            self.too_long = True
+            self._pending.clear()
 
     def receive_silence(self) -> None:
         """El servidor lleva callado ``limits.reply_silence`` segundos."""
@@ -622,6 +635,11 @@ class ClientProtocol:
         return bool(self._replies)
 
     @property
+    def ready(self) -> int:
+        """Cuántas respuestas hay enteras."""
+        return len(self._replies)
+
+    @property
     def has_begun(self) -> bool:
         """Si ha llegado algo que ``next_reply`` aún no ha dado, entero o a medias."""
         return bool(self._replies or self._pending)
@@ -630,6 +648,13 @@ class ClientProtocol:
         """La respuesta más antigua que esté entera, sin terminador, o ``None``. Los bytes que no son UTF-8 se
         muestran como ``\\xff``."""
         return self._replies.popleft() if self._replies else None
+
+    def _drop_from_too_long(self, lines: list[bytes]) -> list[bytes]:
+        for number, line in enumerate(lines):
+            if len(line) > self._max_reply:
+                self.too_long = True
+                return lines[:number]
+        return lines
 
     def _end_reply(self) -> None:
         self._replies.append(_readable(bytes(self._pending)))

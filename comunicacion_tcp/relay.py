@@ -92,6 +92,16 @@ class Tally:
         return self._sent + self.mid_line
 
     @property
+    def answered(self) -> int:
+        """Cuántos de ellos tienen ya su respuesta, si cada uno tiene una."""
+        return min(self._replies, self.messages)
+
+    @property
+    def begun(self) -> bool:
+        """Si ha llegado algo de una respuesta, y no el salto de línea con que acaba."""
+        return self._half_reply
+
+    @property
     def mid_line(self) -> bool:
         """Si se ha enviado el principio de una línea, y no su final."""
         return bool(self._start)
@@ -163,7 +173,6 @@ class Relay(Client):
     """Un ``Client`` que no envía mensajes sino un chorro de líneas: se construye igual, y se usa ``relay``."""
 
     def __init__(self, *arguments: typing.Any, **named: typing.Any) -> None:
-        self._raw = _Raw()
         self._inbox = bytearray(_BLOCK)
         super().__init__(*arguments, **named)
         self.tally: Tally = Tally()
@@ -171,10 +180,8 @@ class Relay(Client):
 
     def connect(self) -> None:
         """Como en ``Client``."""
-        self._raw = _Raw()
         self.tally = Tally()
         super().connect()
-        self._protocol = self._raw
 
     def relay(
         self,
@@ -196,14 +203,15 @@ class Relay(Client):
 
         ``report``: se llama a menudo con cuántos bytes se han enviado. Esperar a la entrada o a la salida no tiene
         plazo. Acabada la entrada se espera a que el servidor cierre. Errores: ``TimedOut`` si en
-        ``limits.reply_timeout`` segundos no llega nada y no se sabe que lo haya respondido todo; ``ConnectionLost`` si
+        ``limits.reply_timeout`` segundos no llega nada y no se sabe que lo haya respondido todo, o si en
+        ``limits.reply_deadline`` no acaba la respuesta que toca; ``ConnectionLost`` si
         cierra o corta antes (con TLS, también si falta su aviso de cierre). ``tally`` dice qué faltó. ``OSError`` de la
         entrada, y lo que lance ``write``.
         """
         sock, selector = self._connected()
         with _Input(source, selector) as entry:
             self._exchange_all(sock, selector, entry, write, report, output)
-        self._complain_of_tls()
+        self._complain_of_end()
         self.tally.end_input()  # la despedida pudo ir sin salto de línea, y con la entrada aún abierta
         finished = entry.ended or self.tally.said_goodbye
         end = CUT if self._cut_by and not self._session else CLOSED
@@ -222,7 +230,8 @@ class Relay(Client):
         lines = _Lines(self.tally)
         rest = memoryview(b"")
         total = 0
-        since = time.monotonic()  # desde cuándo el servidor debe algo y no se mueve
+        since = whole = time.monotonic()  # desde cuándo el servidor debe algo y no se mueve, y no acaba una respuesta
+        answered = 0
         stuck = self._deliver(write)  # lo que llegara con el saludo de TLS
         sip = _BLOCK
         while not self._server_ended:
@@ -233,14 +242,22 @@ class Relay(Client):
             )
             # A quien no se le lee, porque nuestra salida no admite más, no se le puede pedir nada.
             waiting = not stuck and (bool(rest) or self.tally.due or entry.ended)
-            left = since + self._limits.reply_timeout - time.monotonic()
+            silence = min(self._limits.reply_timeout, self._limits.reply_silence)  # lo que acaba una sin salto de línea
+            now = time.monotonic()
+            if not waiting or self.tally.answered != answered:
+                answered, whole = self.tally.answered, now
+            left = min(since + self._limits.reply_timeout, whole + self._limits.reply_deadline + silence) - now
             if waiting and left <= 0:
-                if entry.ended and not rest and self.tally.complete(SILENT):
+                if entry.ended and not rest and now >= since + silence and self.tally.complete(SILENT):
                     return
-                if self._still_receives(rest):
+                silent = now >= since + self._limits.reply_timeout
+                if silent and self._still_receives(rest):
                     since = time.monotonic()
                     continue
-                raise TimedOut(self.address, self._limits.reply_timeout, connecting=False)
+                if silent:
+                    raise TimedOut(self.address, self._limits.reply_timeout, connecting=False)
+                begun = self.tally.begun or self.tally.excess
+                raise TimedOut(self.address, self._limits.reply_deadline, connecting=False, unfinished=begun)
             if stuck:
                 _watch(selector, output, selectors.EVENT_WRITE)
             timeout = 0 if entry.ready else left if waiting else None
@@ -311,9 +328,9 @@ class Relay(Client):
         self.tally.receive(data, len(data))
         return bool(write(memoryview(data)))
 
-    def _greet(self, *arguments: typing.Any) -> typing.Any:
-        self._protocol = self._raw  # un servidor puede hablar detrás del saludo de TLS
-        return super()._greet(*arguments)
+    def _new_protocol(self) -> ClientProtocol:
+        self._raw = _Raw(self._limits.max_reply, greeting=self._expects_greeting)
+        return self._raw
 
 
 class _Lines:
@@ -358,17 +375,25 @@ def _watch(selector: selectors.BaseSelector, descriptor: int, events: int) -> No
 
 
 class _Raw(ClientProtocol):
-    """Lo que llega, sin mirarlo: ni acaba respuestas ni las decodifica."""
+    """Lo que llega, sin mirarlo: ni acaba respuestas ni las decodifica. ``greeting``: si antes llega un saludo, que sí
+    se mira."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, max_reply: int, *, greeting: bool) -> None:
+        super().__init__(max_reply)
+        self._greeting = greeting
         self._blocks: list[bytes] = []
 
     def receive_data(self, data: bytes) -> None:
-        self._blocks.append(data)
+        if self._greeting:
+            line, newline, data = data.partition(b"\n")
+            super().receive_data(line + newline)
+            self._greeting = not newline
+        if data:
+            self._blocks.append(data)
 
-    def receive_eof(self) -> None:
-        pass
+    def _end_reply(self) -> None:
+        super()._end_reply()
+        self._greeting = False
 
     def take(self) -> list[bytes]:
         """Lo que ha llegado desde la última vez."""

@@ -547,7 +547,7 @@ def test_a_server_that_never_stops_talking_does_not_fill_the_memory() -> None:
                 sock.sendall(b"y\n" * 10_000)
 
     async def main() -> None:
-        client = talk(port, Limits(reply_silence=0.05, reply_timeout=PATIENCE))
+        client = talk(port, Limits(reply_silence=0.05, reply_timeout=PATIENCE, max_unasked=2**31 - 1))
         await client.connect()
         link = client._link
         assert link

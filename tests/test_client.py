@@ -19,6 +19,7 @@ from comunicacion_tcp.errors import (
     NetworkError,
     ServerNotRunning,
     TimedOut,
+    TooMuchSaid,
     UnknownHost,
 )
 from comunicacion_tcp.limits import Limits
@@ -44,6 +45,15 @@ def test_a_server_that_cannot_be_written_to_is_still_read() -> None:
         client._socket.shutdown(socket.SHUT_WR)  # desde aquí, escribir es EPIPE
         with pytest.raises(ConnectionLost):
             client.send("dos")
+
+
+def test_lines_that_arrive_while_a_message_goes_out_have_a_limit_too() -> None:
+    def serve(sock: socket.socket) -> None:
+        while True:  # ni lee
+            sock.sendall(b"y\n" * 1000)
+
+    with foreign_server(serve) as port, talk(port, PATIENT) as client, pytest.raises(TooMuchSaid):
+        client.send("x" * (64 * 1024 * 1024))
 
 
 # -- no poder conectar --------------------------------------------------------------------------------------

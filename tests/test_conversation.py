@@ -23,9 +23,11 @@ from comunicacion_tcp.errors import (
     ConnectionLost,
     MessageError,
     NetworkError,
+    OutOfStep,
     ServerNotRunning,
     TimedOut,
     TLSFailed,
+    TooMuchSaid,
     Truncated,
     UnknownHost,
 )
@@ -308,8 +310,13 @@ def test_a_server_that_never_stops_talking_does_not_keep_us(talk: Talk) -> None:
         while True:
             sock.sendall(b"y\n" * 1000)
 
-    with foreign_server(serve) as port, talk(port) as client:
-        assert set(client.say_goodbye()) == {"y"}
+    with foreign_server(serve) as port:
+        little = Limits(max_unasked=10_000, reply_silence=PATIENCE, reply_timeout=PATIENCE)
+        with talk(port, little) as client, pytest.raises(TooMuchSaid) as caught:
+            client.say_goodbye()
+        assert (caught.value.limit, caught.value.unasked) == (10_000, True)
+        with talk(port, Limits(max_unasked=2**31 - 1, reply_silence=0.05)) as client:
+            assert set(client.say_goodbye()) <= {"y", ""}
 
 
 @pytest.mark.parametrize("farewell", ["Adios", "Adios\n"])
@@ -1107,3 +1114,184 @@ def test_a_server_that_does_not_speak_tls(clients: Clients, certificates: Certif
             with pytest.raises(TLSFailed) as caught:
                 clients("localhost", port, limits=limits, tls=certificates.trusting()).connect()
             assert caught.value.problem == problem
+
+
+# -- lo que dice sin que se le pregunte ---------------------------------------------------------------------
+
+
+def greets_late(sock: socket.socket) -> None:
+    """Un servidor que saluda cuando ya ha recibido el primer mensaje: el caso peor de uno que tarda en saludar."""
+    first = sock.recv(1024)
+    sock.sendall(b"220 hola\n" + first.upper())
+    for data in messages(sock):
+        sock.sendall(data.upper())
+
+
+def greets(sock: socket.socket) -> None:
+    sock.sendall(b"220 hola\n")
+    for data in messages(sock):
+        sock.sendall(data.upper())
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_a_greeting_that_is_expected_is_never_a_reply(
+    clients: Clients, encrypted: bool, certificates: Certificates
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates.server)
+
+    def serve(sock: socket.socket) -> None:
+        if not encrypted:
+            greets(sock)
+            return
+        with contextlib.suppress(ssl.SSLError), context.wrap_socket(sock, server_side=True) as wrapped:
+            greets(wrapped)
+
+    tls = certificates.trusting() if encrypted else None
+    with foreign_server(serve) as port:
+        client = clients("localhost", port, limits=PATIENT, tls=tls, greeting=True, reconnect=AT_ONCE)
+        assert clients.inside(client).greeting is None
+        for _ in range(2):
+            assert client.send("uno") == "UNO"
+            assert clients.inside(client).greeting == "220 hola"
+            assert list(client.send_many(["dos", "tres"])) == ["DOS", "TRES"]
+            assert client.take_unasked() == []
+            client.close()
+
+
+def test_a_greeting_without_a_newline(talk: Talk, clients: Clients) -> None:
+    def serve(sock: socket.socket) -> None:
+        sock.sendall(b"hola")
+        like_the_original(sock)
+
+    with foreign_server(serve) as port, talk(port, greeting=True) as client:
+        assert clients.inside(client).greeting == "hola"
+        assert client.send("uno") == "UNO"
+
+
+@pytest.mark.parametrize(("said", "kind"), [(None, TimedOut), (b"", ConnectionLost)])
+def test_a_greeting_that_does_not_come(talk: Talk, said: bytes | None, kind: type[NetworkError]) -> None:
+    def serve(sock: socket.socket) -> None:
+        if said is None:
+            receive_all(sock)
+
+    with foreign_server(serve) as port:
+        client = talk(port, Limits(reply_timeout=0.1), greeting=True)
+        with pytest.raises(kind):
+            client.connect()
+        with pytest.raises(ConnectionLost):
+            client.send("hola")
+
+
+def test_more_replies_than_messages_is_an_error(talk: Talk) -> None:
+    with foreign_server(greets_late) as port, talk(port, PATIENT) as client:
+        with pytest.raises(OutOfStep) as caught:
+            list(client.send_many(["uno"]))
+        assert caught.value.said in ("UNO", "220 hola")
+        with pytest.raises(ConnectionLost):
+            client.send("dos")
+
+
+def test_a_conversation_out_of_step_can_be_found_out(talk: Talk) -> None:
+    with foreign_server(greets_late) as port, talk(port, PATIENT) as client:
+        client.raise_if_out_of_step()
+        assert client.send("uno") == "220 hola"
+        with pytest.raises(OutOfStep) as caught:
+            while True:
+                client.raise_if_out_of_step()
+        assert caught.value.said == "UNO"
+        with pytest.raises(ConnectionLost):
+            client.raise_if_out_of_step()
+
+
+def test_what_is_said_before_any_message_is_not_out_of_step(talk: Talk) -> None:
+    with foreign_server(greets) as port, talk(port, PATIENT) as client:
+        wait_until(lambda: client.take_unasked() == ["220 hola"])
+        assert client.send("uno") == "UNO"
+        client.raise_if_out_of_step()
+    greeted = threading.Event()
+
+    def serve(sock: socket.socket) -> None:
+        sock.sendall(b"220 hola\n")
+        greeted.set()
+        for data in messages(sock):
+            sock.sendall(data.upper())
+
+    with foreign_server(serve) as port, talk(port, PATIENT) as client:
+        assert greeted.wait(PATIENCE)
+        assert client.send("uno") == "UNO"
+        client.raise_if_out_of_step()
+        assert client.take_unasked() == ["220 hola"]
+        client.raise_if_out_of_step()
+
+
+# -- lo que no acaba ----------------------------------------------------------------------------------------
+
+
+def test_a_reply_that_never_ends_is_not_kept(talk: Talk, clients: Clients) -> None:
+    def serve(sock: socket.socket) -> None:
+        while True:
+            sock.sendall(b"x" * 10_000)
+
+    with foreign_server(serve) as port:
+        client = talk(port, Limits(max_reply=100_000), reconnect=AT_ONCE)
+        for ask in (lambda: client.send("hola"), lambda: list(client.send_many(["hola"])), client.say_goodbye):
+            client.connect()
+            with pytest.raises(TooMuchSaid) as caught:
+                ask()
+            assert (caught.value.limit, caught.value.unasked) == (100_000, False)
+        with pytest.raises(ConnectionLost):
+            client.take_unasked()
+        assert clients.naps == []
+
+
+def test_what_arrived_whole_before_a_reply_too_long_is_not_lost(talk: Talk) -> None:
+    def serve(sock: socket.socket) -> None:
+        sock.recv(1024)
+        sock.sendall(b"UNO\n" + b"x" * 200_000)
+        receive_all(sock)
+
+    with foreign_server(serve) as port, talk(port, Limits(max_reply=100_000)) as client:
+        replies = client.send_many(["uno", "dos"])
+        assert next(replies) == "UNO"
+        with pytest.raises(TooMuchSaid):
+            next(replies)
+
+
+def test_what_nobody_collects_has_a_limit(talk: Talk) -> None:
+    def serve(sock: socket.socket) -> None:
+        for data in messages(sock):
+            sock.sendall(data.upper() + b"sin que se le pida\n" * 100)
+
+    with foreign_server(serve) as port, talk(port, Limits(max_unasked=20_000)) as client:
+        for number in range(10):  # recogiéndolo, lo que haga falta
+            assert client.send(str(number)) == str(number)
+            wait_until(lambda: client.take_unasked()[-1:] == ["sin que se le pida"])
+    with foreign_server(serve) as port, talk(port, Limits(max_unasked=20_000)) as client:
+        with pytest.raises(TooMuchSaid) as caught:
+            for _ in range(1000):
+                client.send("hola")
+        assert (caught.value.limit, caught.value.unasked) == (20_000, True)
+
+
+@pytest.mark.parametrize("ending", [b"", b"\n"])
+@pytest.mark.parametrize("many", [False, True])
+def test_a_reply_that_drips_has_a_deadline(talk: Talk, many: bool, ending: bytes) -> None:
+    ended = threading.Event()
+
+    def serve(sock: socket.socket) -> None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.recv(1024)
+        sock.sendall(b"x" + ending + b"x")  # con salto de línea, a partir de ahí el silencio no acaba nada
+        while not ended.wait(0.01):
+            sock.sendall(b"x")
+
+    with foreign_server(serve) as port:
+        limits = Limits(reply_timeout=0.5, reply_deadline=0.5, reply_silence=PATIENCE)
+        with talk(port, limits) as client:
+            with pytest.raises(TimedOut) as caught:
+                list(client.send_many(["uno", "dos"])) if many else [client.send("uno"), client.send("dos")]
+            assert (caught.value.seconds, caught.value.unfinished) == (0.5, True)
+            with pytest.raises(ConnectionLost):
+                client.send("tres")
+        ended.set()

@@ -59,7 +59,9 @@ GIVEN: dict[type[errors.ComunicacionError], tuple[tuple[Any, ...], dict[str, Any
     errors.BadTLSFile: (("cert", "a.pem", "unreadable", FileNotFoundError(2, "No such file", "a.pem")), {}),
     errors.BadSocket: ((3, "web", "closed", OSError(9, "Bad file descriptor")), {}),
     errors.BadService: (("a:b", "no_name", "b"), {"place": "a.py:1", "known": ("c",), "cause": KeyError("b")}),
-    errors.TimedOut: (("a:1", 2.5), {"connecting": True}),
+    errors.TimedOut: (("a:1", 2.5), {"connecting": False, "unfinished": True}),
+    errors.TooMuchSaid: (("a:1", 1000), {"unasked": True}),
+    errors.OutOfStep: (("a:1", "220 hola"), {}),
     errors.CertificateRejected: (("a:1", ssl.SSLError(1, "[SSL] mal"), "expired"), {}),
 }
 """Con qué se hace uno de cada clase, si no es como los demás."""

@@ -24,6 +24,11 @@ def test_the_longest_message_may_always_have_a_reply() -> None:
         Limits(max_message=1000, max_output=999)
 
 
+def test_a_reply_may_always_take_as_long_to_start() -> None:
+    with pytest.raises(ValueError, match="reply_deadline"):
+        Limits(reply_timeout=400)
+
+
 def test_the_goodbye_always_fits() -> None:
     with pytest.raises(ValueError, match="DESCONEXION"):
         Limits(max_message=15)

@@ -644,3 +644,23 @@ def test_client_shows_what_is_not_utf8() -> None:
     client = ClientProtocol()
     client.receive_data(b"a\xffb\n")
     assert client.next_reply() == r"a\xffb"
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n", b"\nTRES\n"])
+def test_a_reply_too_long_is_nobodys_and_neither_is_what_follows(end: bytes, size: int) -> None:
+    protocol = ClientProtocol(max_reply=10)
+    stream = b"UNO\n" + b"x" * 10 + b"\n" + b"x" * 12 + end
+    for start in range(0, len(stream), size):
+        protocol.receive_data(stream[start : start + size])
+    protocol.receive_eof()
+    assert protocol.too_long
+    assert protocol.ready == 2
+    assert [protocol.next_reply(), protocol.next_reply(), protocol.next_reply()] == ["UNO", "x" * 10, None]
+
+
+def test_many_replies_together_may_be_longer_than_one() -> None:
+    protocol = ClientProtocol(max_reply=3)
+    protocol.receive_data(b"UNO\nDOS\n" * 10 + b"TR")
+    assert not protocol.too_long
+    assert protocol.ready == 20

@@ -14,7 +14,7 @@ import sys
 
 from ..addresses import unix_path
 from ..client import Client
-from ..errors import BadTLSFile, MessageError, NetworkError
+from ..errors import BadTLSFile, MessageError, NetworkError, TimedOut
 from ..limits import LARGEST, Limits
 from ..protocol import GOODBYE, ClientProtocol
 from .plain import plain_pipe
@@ -48,8 +48,8 @@ ejemplos:
 """
 _EXIT_CODES = {
     OK: "la conversación acabó bien",
-    NETWORK: "falló la red (sin servidor, conexión perdida, sin respuesta), el cifrado, o no se pudo escribir la "
-    "salida",
+    NETWORK: "falló la red (sin servidor, conexión perdida, sin respuesta), el cifrado, no se pudo escribir la "
+    "salida, o el servidor dijo algo que no se le preguntó",
     USAGE: "opciones equivocadas, o un MENSAJE que no se puede enviar",
     SERVER_ERROR: "con MENSAJE o --json, alguna respuesta empieza por «ERROR: » (un servicio también puede decir eso) "
     "o alguna línea no se pudo enviar",
@@ -78,7 +78,9 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
         if _is_dialogue(options):
             hint = f" Para terminar bien, escribe {GOODBYE}."
         kind = _relay() if options.tuberia else Client
-        client = kind(options.host, options.puerto, limits=_limits(parser, options), tls=_tls(options))
+        client = kind(
+            options.host, options.puerto, limits=_limits(parser, options), tls=_tls(options), greeting=options.saludo
+        )
         with client:
             return OK if _converse(client, options) else SERVER_ERROR
     except KeyboardInterrupt:
@@ -86,7 +88,7 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
         complain(f"\nInterrumpido: la conversación se dejó sin despedida.{hint}{_unanswered(client)}")
         return INTERRUPTED
     except NetworkError as error:
-        complain(conversation_failed(error) + _unanswered(client))
+        complain(conversation_failed(error) + _no_greeting(client, error) + _unanswered(client))
         return NETWORK
     except BadTLSFile as error:
         complain(bad_tls_file(error))
@@ -156,8 +158,11 @@ def _parser(prog: str | None) -> SpanishParser:
         "--espera",
         type=seconds(),
         metavar="SEGUNDOS",
-        help="segundos de espera para conectar y para cada respuesta "
-        f"({defaults.connect_timeout:g} y {defaults.reply_timeout:g})",
+        help=f"segundos de espera para conectar ({defaults.connect_timeout:g}) y para cada respuesta entera "
+        f"({defaults.reply_deadline:g}, y {defaults.reply_timeout:g} sin recibir nada)",
+    )
+    parser.add_argument(
+        "--saludo", action="store_true", help="el servidor habla primero: lo que diga al conectar no es una respuesta"
     )
     parser.add_argument("--sin-historial", action="store_true", help="no guarda los mensajes para la próxima vez")
     parser.add_argument(
@@ -203,7 +208,7 @@ def _options(parser: SpanishParser, argv: list[str] | None) -> argparse.Namespac
 def _limits(parser: SpanishParser, options: argparse.Namespace) -> Limits:
     from .settings import CLIENT_LIMITS, chosen_limits
 
-    wait = dict.fromkeys(("connect_timeout", "handshake_timeout", "reply_timeout"), options.espera)
+    wait = dict.fromkeys(("connect_timeout", "handshake_timeout", "reply_timeout", "reply_deadline"), options.espera)
     return chosen_limits(parser, options, CLIENT_LIMITS, **(wait if options.espera else {}))
 
 
@@ -231,6 +236,11 @@ def _relay() -> type[Client]:
     from ..relay import Relay
 
     return Relay
+
+
+def _no_greeting(client: Client | None, error: NetworkError) -> str:
+    silent = isinstance(error, TimedOut) and not error.connecting
+    return " Si no saluda al conectar, quita --saludo." * (silent and client is not None and client.greeting_due)
 
 
 def _unanswered(client: Client | None) -> str:

@@ -32,6 +32,7 @@ def converse(client: Client, *, keep_history: bool = True) -> None:
 
 
 def _hold(talk: Talk, editor: Editor) -> None:
+    talk.greet()
     try:
         while (message := editor.ask(_PROMPT, talk)) is not None and message != GOODBYE:
             try:
@@ -48,6 +49,11 @@ class Talk:
 
     def __init__(self, client: Client) -> None:
         self._client = client
+
+    def greet(self) -> None:
+        """Muestra el saludo del servidor, si se esperaba alguno."""
+        if self._client.greeting is not None:
+            self._show([self._client.greeting])
 
     def exchange(self, message: str) -> None:
         """Envía ``message`` y muestra su respuesta, y antes lo que el servidor hubiera dicho sin que se le preguntara.

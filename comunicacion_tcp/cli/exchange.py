@@ -11,7 +11,7 @@ import sys
 import time
 
 from ..client import Client
-from ..errors import ConnectionLost, NetworkError
+from ..errors import ConnectionLost, NetworkError, OutOfStep
 from ..protocol import ERROR_START
 from .terminal import escape, is_terminal, raw_of, say, write_whole
 
@@ -46,7 +46,8 @@ class Answer:
 
 
 def ask(client: Client, message: str) -> Answer:
-    """Envía ``message`` y espera su respuesta. Errores: los de ``Client.send``.
+    """Envía ``message`` y espera su respuesta. Errores: los de ``Client.send``, y ``OutOfStep`` si el servidor ha dicho
+    algo más.
 
     La negativa de un servidor completo llega sin que se le pregunte, y es la respuesta.
     """
@@ -54,12 +55,14 @@ def ask(client: Client, message: str) -> Answer:
     try:
         reply = client.send(message)
     except ConnectionLost:
-        said: list[str] = []
+        said = [client.greeting] if client.greeting is not None else []
         with contextlib.suppress(NetworkError):
-            said = client.take_unasked()
+            said += client.take_unasked()
         if not said or not said[-1].startswith(ERROR_START):
             raise
         reply = said[-1]
+    else:
+        client.raise_if_out_of_step()
     return Answer(message, reply, (time.perf_counter() - start) * 1000)
 
 
@@ -71,9 +74,26 @@ def say_goodbye(client: Client, message: str) -> Answer:
 
 
 def leave(client: Client) -> None:
-    """Se despide de quien ya respondió: si eso falla, no falta nada."""
+    """Se despide de quien ya respondió: si eso falla, no falta nada. Error: ``OutOfStep`` si dijo algo más; a una
+    despedida se contesta con una línea como mucho."""
+    said: list[str] = []
+    with contextlib.suppress(ConnectionLost):
+        client.raise_if_out_of_step()
+        client.take_unasked()  # lo que dijo antes de que se le preguntara nada
     with contextlib.suppress(NetworkError):
-        client.say_goodbye(_GOODBYE_TIMEOUT)
+        said = client.say_goodbye(_GOODBYE_TIMEOUT)
+    if len(said) > 1:
+        raise OutOfStep(client.address, said[0])
+
+
+def write_greeting(client: Client, *, as_json: bool) -> None:
+    """Escribe el saludo del servidor, si se esperaba alguno."""
+    if client.greeting is None:
+        return
+    if as_json:
+        write_json({"greeting": client.greeting})
+    else:
+        say(f"Saludo del servidor: {escape(client.greeting)}")
 
 
 def write_json(record: dict[str, object]) -> None:

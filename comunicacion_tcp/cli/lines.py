@@ -10,7 +10,7 @@ import sys
 from ..client import Client
 from ..errors import MessageError, NetworkError
 from ..protocol import GOODBYE
-from .exchange import ask, leave, say_goodbye, write_json_error
+from .exchange import ask, leave, say_goodbye, write_greeting, write_json_error
 from .sentences import conversation_failed
 
 
@@ -20,6 +20,7 @@ def send_lines(client: Client) -> bool:
     Errores: los de ``Client.send``, y ``OSError`` de la entrada o la salida.
     """
     good = True
+    write_greeting(client, as_json=True)
     while line := sys.stdin.readline() if sys.stdin else "":
         message = line.removesuffix("\n").removesuffix("\r")
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..client import Client
 from ..errors import NetworkError
 from ..protocol import GOODBYE
-from .exchange import ask, leave, say_goodbye, write_json_error
+from .exchange import ask, leave, say_goodbye, write_greeting, write_json_error
 from .sentences import conversation_failed
 
 
@@ -14,6 +14,8 @@ def send_one(client: Client, message: str, *, as_json: bool) -> bool:
 
     Errores: los de ``Client.send``, y ``OSError`` de la salida.
     """
+    if as_json:  # si no, en la salida va la respuesta sola
+        write_greeting(client, as_json=True)
     try:
         answer = say_goodbye(client, message) if message == GOODBYE else ask(client, message)
     except NetworkError as error:

@@ -169,6 +169,8 @@ class LastingTalk(Talk):
         if error is None:
             self._attempt = self._retry_at = None
             self._since = self._clock()
+            if self._client.greeting is not None:
+                self._heard.append(self._client.greeting)
         elif isinstance(error, NetworkError) and _may_pass(error):
             self._plan()
         else:

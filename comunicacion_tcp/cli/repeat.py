@@ -11,7 +11,7 @@ from itertools import count as count_from
 
 from ..client import Client
 from ..errors import NetworkError
-from .exchange import ask, leave, write_json, write_json_error
+from .exchange import ask, leave, write_greeting, write_json, write_json_error
 from .sentences import conversation_failed
 from .terminal import escape, say
 
@@ -64,6 +64,7 @@ def send_again(
     taken = Times()
     sent = 0
     good = True
+    write_greeting(client, as_json=as_json)
     try:
         start = now()
         for number in range(1, times + 1) if times else count_from(1):

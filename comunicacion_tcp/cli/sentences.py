@@ -20,10 +20,12 @@ from ..errors import (
     CertificateRejected,
     ConnectionLost,
     NetworkError,
+    OutOfStep,
     PortNotAllowed,
     ServerNotRunning,
     TimedOut,
     TLSFailed,
+    TooMuchSaid,
     Truncated,
     UnknownHost,
 )
@@ -137,6 +139,7 @@ _BAD_SERVICES = {
     "arguments": "«{name}» recibe {what}, y hay que poder llamarla con un texto y nada más, como def responder(texto). "
     "A lo demás ponle valores por defecto; si es de una clase, haz un objeto y da su método.",
 }
+_MOST_QUOTED = 60  # caracteres de una línea del servidor dentro de una frase: los que bastan para reconocerla
 _MOST_SAID = 500  # caracteres del mensaje de una excepción: a quien la lee le basta, y puede medir megas
 _ONLY_HOST = "En --host va solo su nombre o su dirección; el puerto, en --puerto."
 
@@ -281,6 +284,14 @@ def conversation_failed(error: NetworkError) -> str:
                 f"{where} no contesta: {wait} sin poder conectar. Revisa --host y --puerto, o espera más con --espera."
             )
         return f"{conversation_broken(error)} Vuelve a probar, o espera más con --espera."
+    if isinstance(error, OutOfStep):
+        return (
+            f"{conversation_broken(error)} Si saluda al conectar, usa --saludo; si responde varias líneas a un "
+            "mensaje, usa -q o el diálogo."
+        )
+    if isinstance(error, TooMuchSaid):
+        option = "--max-sin-pedir" if error.unasked else "--max-respuesta"
+        return f"{conversation_broken(error)} Mira qué servidor es, o admite más con {option}."
     if isinstance(error, CertificateRejected):
         other = f"El certificado del servidor de {{}} no vale: {reason(error.cause)}. Avisa a quien lo lleva."
         return _NO_TRUST.get(error.problem, other).format(where)
@@ -295,7 +306,18 @@ def conversation_failed(error: NetworkError) -> str:
 def conversation_broken(error: NetworkError) -> str:
     """Qué le pasó a una conversación en marcha; qué hacer lo dice quien sabe si se va a volver a conectar."""
     where = escape(error.address)
+    if isinstance(error, TimedOut) and error.unfinished:
+        return f"La respuesta del servidor de {where} no acabó en {error.seconds:g} s."
     if isinstance(error, TimedOut):
         return f"El servidor de {where} no responde: {error.seconds:g} s sin recibir nada."
+    if isinstance(error, OutOfStep):
+        quoted = error.said if len(error.said) <= _MOST_QUOTED else error.said[:_MOST_QUOTED] + "..."
+        return (
+            f"El servidor de {where} dijo algo que no se le preguntó («{escape(quoted)}»), y no se sabe qué respuesta "
+            "es de qué mensaje."
+        )
+    if isinstance(error, TooMuchSaid):
+        what = "dijo sin que se le preguntara" if error.unasked else "envió, en una respuesta que no acaba,"
+        return f"El servidor de {where} {what} más de {error.limit} bytes."
     why = reason(error if isinstance(error, Truncated) else error.cause) or "el servidor la cerró"
     return f"Se perdió la conexión con {where}: {why}."

@@ -40,6 +40,8 @@ SERVER_LIMITS = {
 }
 CLIENT_LIMITS = {
     "reply_silence": ("--silencio", "callado el servidor, hasta dar por entera una respuesta sin fin de línea"),
+    "max_reply": ("--max-respuesta", "bytes de una respuesta; con -q no se aplica"),
+    "max_unasked": ("--max-sin-pedir", "bytes de lo que el servidor dice sin que se le pregunte"),
 }
 
 _UNITS = {"K": 1024, "M": 1024**2, "G": 1024**3}

@@ -33,6 +33,7 @@ class FakeClient:
     """Un ``Client`` sin red. ``down``: por qué no se puede conectar, si no se puede."""
 
     address = "allí:5000"
+    greeting: str | None = None
 
     def __init__(self) -> None:
         self.connected = True

@@ -12,7 +12,7 @@ from ..support.programs import CLIENT, SERVER, fails, run, running_server
 from ..support.sockets import connect, receive_all
 
 # Los pone la opción --espera del cliente.
-BY_WAIT = {"connect_timeout", "handshake_timeout", "reply_timeout"}
+BY_WAIT = {"connect_timeout", "handshake_timeout", "reply_timeout", "reply_deadline"}
 
 
 def chosen(*arguments: str) -> Limits:

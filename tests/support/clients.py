@@ -61,6 +61,9 @@ class Blocking(Client):
     def take_unasked(self) -> list[str]:
         return self.run(self.inner.take_unasked())
 
+    def raise_if_out_of_step(self) -> None:
+        self.run(self.inner.raise_if_out_of_step())
+
     def close(self) -> None:
         self.run(self.inner.close())
 

@@ -51,7 +51,7 @@ function _shtab_cliente_tcp_using
 end
 
 set -g _shtab_cliente_tcp_commands
-set -g _shtab_cliente_tcp_opts_with_value --espera --host --intervalo --puerto --repetir --silencio --tls-ca --tls-cert --tls-clave
+set -g _shtab_cliente_tcp_opts_with_value --espera --host --intervalo --max-respuesta --max-sin-pedir --puerto --repetir --silencio --tls-ca --tls-cert --tls-clave
 
 complete -c cliente-tcp -e
 complete -c cliente-tcp -f
@@ -60,7 +60,8 @@ complete -c cliente-tcp -n _shtab_cliente_tcp_using -s h -l help -l ayuda -d 'mu
 complete -c cliente-tcp -n _shtab_cliente_tcp_using -l version -d 'muestra la versión y termina'
 complete -c cliente-tcp -n _shtab_cliente_tcp_using -l host -xka "(__fish_print_hostnames)" -d 'máquina del servidor, o unix:RUTA si es un socket de Unix (localhost)'
 complete -c cliente-tcp -n _shtab_cliente_tcp_using -l puerto -x -d 'puerto del servidor (5000)'
-complete -c cliente-tcp -n _shtab_cliente_tcp_using -l espera -x -d 'segundos de espera para conectar y para cada respuesta (10 y 30)'
+complete -c cliente-tcp -n _shtab_cliente_tcp_using -l espera -x -d 'segundos de espera para conectar (10) y para cada respuesta entera (300, y 30 sin recibir nada)'
+complete -c cliente-tcp -n _shtab_cliente_tcp_using -l saludo -d 'el servidor habla primero: lo que diga al conectar no es una respuesta'
 complete -c cliente-tcp -n _shtab_cliente_tcp_using -l sin-historial -d 'no guarda los mensajes para la próxima vez'
 complete -c cliente-tcp -n _shtab_cliente_tcp_using -s q -l tuberia -d 'para tuberías: una respuesta por línea de la entrada, y nada más'
 complete -c cliente-tcp -n _shtab_cliente_tcp_using -l json -d 'para programas: un objeto JSON por respuesta'
@@ -71,3 +72,5 @@ complete -c cliente-tcp -n _shtab_cliente_tcp_using -l tls-ca -xka "(__fish_comp
 complete -c cliente-tcp -n _shtab_cliente_tcp_using -l tls-cert -xka "(__fish_complete_path (commandline -ct))" -d 'certificado de este cliente, si el servidor lo pide'
 complete -c cliente-tcp -n _shtab_cliente_tcp_using -l tls-clave -xka "(__fish_complete_path (commandline -ct))" -d 'su clave, si no está en el mismo fichero'
 complete -c cliente-tcp -n _shtab_cliente_tcp_using -l silencio -x -d 'callado el servidor, hasta dar por entera una respuesta sin fin de línea (0.5)'
+complete -c cliente-tcp -n _shtab_cliente_tcp_using -l max-respuesta -x -d 'bytes de una respuesta; con -q no se aplica (67108864)'
+complete -c cliente-tcp -n _shtab_cliente_tcp_using -l max-sin-pedir -x -d 'bytes de lo que el servidor dice sin que se le pregunte (4194304)'
