@@ -25,9 +25,10 @@ from .protocol import GOODBYE, ClientProtocol
 # mismo. Siempre sobre los mismos dos búferes: pedir uno cada vez, de más de 128 KiB, es pedir y devolver páginas al
 # sistema, y eso sí se nota.
 _BLOCK = 256 * 1024
-# Y cuando la salida va más lenta que el servidor: así se le lee a menudo, y no parece que nadie le lee. A 1 kB/s, cada
-# 16 s.
+# Y las primeras, y las que siguen a una que la salida tardó en admitir: así a un servidor que va más deprisa que la
+# salida se le lee a menudo, y no parece que nadie le lee. A 1 kB/s, cada 16 s.
 _SIP = 16 * 1024
+_SLOW = 0.1  # segundos de esa tardanza: un programa que va a nuestro paso vacía una tubería en mucho menos
 
 _GOODBYE = GOODBYE.encode()
 _GOODBYE_LINE = rb"(?m)^" + _GOODBYE + rb"\r?\n"  # sin compilar: casi nadie la necesita, y re la recuerda
@@ -233,7 +234,8 @@ class Relay(Client):
         since = whole = time.monotonic()  # desde cuándo el servidor debe algo y no se mueve, y no acaba una respuesta
         answered = 0
         stuck = self._deliver(write)  # lo que llegara con el saludo de TLS
-        sip = _BLOCK
+        stopped = since  # desde cuándo no admite más la salida
+        sip = _SIP
         while not self._server_ended:
             # Lo siguiente no se lee hasta haber enviado esto: quien no nos lee nos detiene, y la memoria es la misma.
             entry.watch(not rest and not entry.ended)
@@ -272,13 +274,17 @@ class Relay(Client):
                     stuck = self._deliver(write)
                 else:
                     stuck = self._read_plain(sock, write, sip)
-                    sip = _SIP if stuck else min(_BLOCK, sip * 2)
+                    sip = min(_BLOCK, sip * 2)
+                if stuck:
+                    stopped = time.monotonic()
                 if self._session and not self._server_ended and (more := self._session.take_outgoing()):
                     rest = memoryview(bytes(rest) + more)  # lo que TLS contesta por su cuenta
             elif stuck and output in events:
                 stuck = bool(write(memoryview(b"")))
                 if not stuck:
                     _watch(selector, output, 0)
+                    if time.monotonic() > stopped + _SLOW:
+                        sip = _SIP
             if not waiting or (mine and self.tally.messages):  # a quien no se preguntó nada, hablar no le da más plazo
                 since = time.monotonic()
             if not rest and (entry.ready or entry.fd in events):
