@@ -52,6 +52,8 @@ class AsyncClient(Conversation):
 
     async def connect(self) -> None:
         """Como ``Client.connect``."""
+        if self._is_inherited:
+            self._forget()
         async with self._turn():
             await self._connect()
 
@@ -95,6 +97,8 @@ class AsyncClient(Conversation):
 
     async def close(self) -> None:
         """Como ``Client.close``. No espera su turno: la llamada que esté a medias acaba en ``ConnectionLost``."""
+        if self._is_inherited:
+            self._forget()
         self._turn()
         link = self._link
         self._leave_everything()
@@ -176,7 +180,7 @@ class AsyncClient(Conversation):
             if self._link is not link:
                 raise ConnectionLost(self.address)
 
-    def _hang_up(self) -> None:
+    def _drop(self) -> None:
         link, self._link = self._link, None
         session, self._session = self._session, None
         self._socket = None
@@ -210,6 +214,7 @@ class AsyncClient(Conversation):
 
     def _turn(self) -> asyncio.Lock:
         """El turno de las llamadas en este bucle. ``RuntimeError`` si el cliente está en otro que aún vive."""
+        self._check_process()
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             if self._loop and not self._loop.is_closed() and (self._link or self._lock.locked()):

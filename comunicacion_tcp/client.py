@@ -11,8 +11,9 @@ import _thread  # threading trae lo mismo, y tarda en cargarse
 import contextlib
 import selectors
 import socket
+import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from types import TracebackType
 
 from .conversation import Conversation, Flow, at_once
@@ -22,7 +23,11 @@ from .hints import typing
 
 TYPE_CHECKING = False  # como la de typing, sin pagar su importación
 if TYPE_CHECKING:
+    from typing import TypeVar
+
     from typing_extensions import Self
+
+    Result = TypeVar("Result")
 else:
     Self = "Client"
 
@@ -54,15 +59,17 @@ class Client(Conversation):
 
     Una llamada que falla, vence o se interrumpe cierra la conexión: una respuesta nunca llega a quien no la pidió.
     Varios hilos pueden usar el mismo ``Client``: cada llamada espera a que acabe la anterior. Durante un ``send_many``
-    las demás son ``RuntimeError``, salvo ``connect`` y ``close``, que lo dejan.
+    las demás son ``RuntimeError``, salvo ``connect`` y ``close``, que lo dejan. También lo son a mitad de otra llamada
+    del mismo hilo (un manejador de señales) y en un proceso hijo (``os.fork``) con la conexión de su padre.
     """
 
     def _set_up(self) -> None:
         self._selector: selectors.BaseSelector | None = None
         self._unfinished = False  # lo último que se empezó a escribir está a medias
-        self._lock = _thread.RLock()  # el iterable de send_many puede llamar a connect
-        self._waiting = False  # si un hilo espera a la conexión: otro no la cierra, que no se enteraría
-        self._guard = _thread.allocate_lock()  # de _waiting
+        # El de threading, si está cargado: es el que gevent cambia por uno que cede el turno. Cargarlo tarda.
+        self._lock: typing.Any = getattr(sys.modules.get("threading"), "RLock", _thread.RLock)()
+        self._asking = False  # si el turno lo tiene el iterable de un send_many, que puede llamar a connect
+        self._heeded = self._closings  # cuántas veces se ha atendido a quien pidió cerrar
 
     def connect(self) -> None:
         """Se conecta; si ya lo estaba, deja la conexión anterior y empieza otra conversación.
@@ -70,8 +77,9 @@ class Client(Conversation):
         Errores: ``UnknownHost``, ``ServerNotRunning``, ``TimedOut``, ``ConnectionLost`` o ``NetworkError``; con TLS,
         también ``CertificateRejected`` o ``TLSFailed``.
         """
-        with self._lock:
-            at_once(self._connect())
+        if self._is_inherited:
+            self._forget()
+        self._in_turn(self._connect)
 
     def send(self, message: str) -> str:
         """Envía ``message`` y devuelve su respuesta, sin terminador.
@@ -83,8 +91,7 @@ class Client(Conversation):
         certificado después del saludo). Con ``reconnect``, los de ``connect``.
         """
         self._refuse_if_busy()
-        with self._lock:
-            return at_once(self._send(message))
+        return self._in_turn(self._send, message)
 
     def send_many(self, messages: Iterable[str]) -> Iterator[str]:
         """Envía cada mensaje sin esperar a las respuestas de los anteriores, y da sus respuestas, en orden.
@@ -103,13 +110,8 @@ class Client(Conversation):
         flow = Flow(iter(messages), at_hand=isinstance(messages, (list, tuple)))
         self._refuse_if_busy()
         try:
-            with self._lock:
-                self._begin(flow)
-            while True:
-                with self._lock:
-                    more = at_once(self._advance(flow))
-                if not more:
-                    break
+            self._in_turn(self._begin_alone, flow)
+            while self._in_turn(self._advance, flow):
                 while (reply := self._reply_of(flow)) is not None:
                     yield reply
         finally:
@@ -128,8 +130,7 @@ class Client(Conversation):
         ``ConnectionLost``: no se vuelve a conectar para despedirse.
         """
         self._refuse_if_busy()
-        with self._lock:
-            return at_once(self._leave(timeout))
+        return self._in_turn(self._leave, timeout)
 
     def take_unasked(self) -> list[str]:
         """Lo que el servidor ha dicho sin que se le preguntara (un saludo, una negativa). No espera, ni conecta.
@@ -137,14 +138,14 @@ class Client(Conversation):
         Error: ``ConnectionLost`` si no hay conexión.
         """
         self._refuse_if_busy()
-        with self._lock:
-            return at_once(self._hear())
+        return self._in_turn(self._hear)
 
     def raise_if_lost(self) -> None:
         """Lanza ``ConnectionLost`` (o, con TLS, ``TLSFailed``) si no hay conexión o el servidor ya la cerró o la cortó.
 
         No espera ni lee: lo sabe por lo último que se leyó (``take_unasked``).
         """
+        self._check_process()
         self._connected()
         if self._server_ended:
             raise self._loss()
@@ -156,19 +157,26 @@ class Client(Conversation):
         Error: ``ConnectionLost`` si no hay conexión.
         """
         self._refuse_if_busy()
-        with self._lock:
-            at_once(self._raise_if_out_of_step())
+        self._in_turn(self._raise_if_out_of_step)
 
     def close(self) -> None:
-        """Cierra la conexión. Se puede llamar más de una vez, y desde otro hilo: la llamada que esté a medias acaba en
-        ``ConnectionLost``."""
-        with self._guard:
-            if (sock := self._socket) is None or not self._waiting:
-                self._leave_everything()
-                return
-            self._closings += 1
-            with contextlib.suppress(OSError):  # despierta a quien la espera, que la cerrará; el servidor no lo nota
-                sock.shutdown(socket.SHUT_RD)
+        """Cierra la conexión. Se puede llamar más de una vez, desde otro hilo y desde un manejador de señales: la
+        llamada que esté a medias acaba en ``ConnectionLost``. En un proceso hijo (``os.fork``) suelta su copia, y nada
+        más."""
+        if self._is_inherited:
+            self._forget()
+            return
+        self._closings += 1
+        if self._is_interrupted or not self._lock.acquire(False):
+            # Está a media llamada: la cerrará ella. Así despierta, y el servidor no lo nota.
+            if sock := self._socket:
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RD)
+            return
+        try:
+            self._heed_close()
+        finally:
+            self._lock.release()
 
     def __enter__(self) -> Self:
         self.connect()
@@ -197,8 +205,7 @@ class Client(Conversation):
         selector = selectors.DefaultSelector()
         selector.register(sock, selectors.EVENT_READ)
         self._unfinished = False
-        with self._guard:  # otro hilo puede estar cerrando
-            self._selector, self._socket = selector, sock
+        self._selector, self._socket = selector, sock
 
     async def _wait(self, rest: memoryview, timeout: float, *, last: bool = False) -> tuple[memoryview, bool]:
         return self._move(rest, timeout, last=last)
@@ -209,7 +216,7 @@ class Client(Conversation):
             if self._server_ended or not self._read(sock):
                 break
 
-    def _hang_up(self) -> None:
+    def _drop(self) -> None:
         selector, self._selector = self._selector, None
         sock, self._socket = self._socket, None
         session, self._session = self._session, None
@@ -225,7 +232,46 @@ class Client(Conversation):
                     sock.send(session.take_outgoing())
             sock.close()
 
+    def _pull(self, flow: Flow) -> None:
+        self._asking = True
+        try:
+            super()._pull(flow)
+        finally:
+            self._asking = False
+
     # -- por dentro -----------------------------------------------------------------------------------------
+
+    def _in_turn(self, call: Callable[..., Coroutine[typing.Any, None, Result]], *arguments: object) -> Result:
+        """El resultado de ``call(*arguments)``, cuando nos toca. Quien interrumpe a una llamada de su propio hilo, como
+        un manejador de señales, no puede esperar a que acabe: ``RuntimeError``."""
+        self._check_process()
+        if self._is_interrupted:
+            raise RuntimeError("este cliente está a media llamada, que no sigue hasta que acabe quien la interrumpió")
+        try:
+            with self._lock:
+                self._heed_close()
+                return at_once(call(*arguments))
+        finally:
+            # Quien pidió cerrar no esperó. Si el turno es ya de otro, lo verá él.
+            if self._heeded != self._closings and self._lock.acquire(False):
+                try:
+                    self._heed_close()
+                finally:
+                    self._lock.release()
+
+    @property
+    def _is_interrupted(self) -> bool:
+        """Si este hilo está ya dentro de una llamada, y no en el iterable de su ``send_many``."""
+        return self._lock._is_owned() and not self._asking
+
+    def _heed_close(self) -> None:
+        if self._heeded != self._closings:
+            self._heeded = self._closings
+            self._flow = None
+            self._hang_up()
+
+    async def _begin_alone(self, flow: Flow) -> None:
+        self._begin(flow)
 
     def _move(self, rest: memoryview, timeout: float, *, last: bool = False) -> tuple[memoryview, bool]:
         """Como ``_wait``. Escribe en el acto lo que quepa, que suele ser todo; si no cabe nada, espera."""
@@ -238,20 +284,10 @@ class Client(Conversation):
                     sock.shutdown(socket.SHUT_WR)
             if len(rest) < size:
                 return rest, True
-        try:
-            with self._guard:
-                self._connected()
-                closings = self._closings
-                self._waiting = True
-            selector.modify(sock, selectors.EVENT_READ | (selectors.EVENT_WRITE if rest else 0))
-            # Si el proceso estuvo parado (Ctrl-Z) hasta vencer el plazo, select no mira si entre tanto llegó algo.
-            events = selector.select(timeout) or selector.select(0)
-        finally:
-            with self._guard:
-                self._waiting = False
-        if self._closings != closings:
-            self._hang_up()
-            raise ConnectionLost(self.address)
+        selector.modify(sock, selectors.EVENT_READ | (selectors.EVENT_WRITE if rest else 0))
+        # Si el proceso estuvo parado (Ctrl-Z) hasta vencer el plazo, select no mira si entre tanto llegó algo.
+        events = selector.select(timeout) or selector.select(0)
+        self._connected()  # otro pudo cerrarla
         ready = events[0][1] if events else 0
         if ready & selectors.EVENT_READ:
             self._read(sock)
@@ -286,7 +322,7 @@ class Client(Conversation):
         return not self._server_ended
 
     def _connected(self) -> tuple[socket.socket, selectors.BaseSelector]:
-        if self._socket is None or self._selector is None:
+        if self._socket is None or self._selector is None or self._heeded != self._closings:
             raise ConnectionLost(self.address)
         return self._socket, self._selector
 

@@ -18,6 +18,7 @@ quien usa el cliente sabe si importa (``resend``).
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
@@ -57,6 +58,18 @@ WINDOW_BYTES = 256 * 1024
 _RESOLVING = 0.75  # parte del plazo de conectar que puede llevarse el nombre: conectar necesita también la suya
 _SHORTEST_WAIT = 0.001  # segundos: con cero o menos, conectar no esperaría nada y fallaría por eso
 _TLS_MAY_RECOVER = ("silent", "cut")  # un servidor que arranca o se detiene; lo demás es de los certificados
+
+
+_here = os.getpid()  # en qué proceso estamos, sin preguntárselo al sistema con cada mensaje
+
+
+def _be_born() -> None:
+    global _here
+    _here = os.getpid()
+
+
+if hasattr(os, "register_at_fork"):  # donde hay fork
+    os.register_at_fork(after_in_child=_be_born)
 
 
 class Flow:
@@ -179,6 +192,7 @@ class Conversation:
         # Al cumplirse un plazo, lo que el servidor había recibido y lo que, de lo escrito, debía recibir.
         self._backlog: tuple[int, int] | None = None
         self._flow: Flow | None = None  # el send_many que está a medias
+        self._process = _here  # de quién es la conexión
         self._closings = 0  # cuántas veces se ha pedido cerrar: quien esté conectando debe saberlo
         self._set_up()
 
@@ -522,8 +536,11 @@ class Conversation:
         """Pide el mensaje siguiente, salvo que antes haya algo que atender. Falso si aún no hay ninguno."""
         if flow.in_flight and not flow.at_hand and await self._has_news():
             return True  # pedirlo puede tardar: antes se da lo que haya llegado
-        flow.pull(lambda: self._protocol.send(next(flow.source)))
+        self._pull(flow)
         return True
+
+    def _pull(self, flow: Flow) -> None:
+        flow.pull(lambda: self._protocol.send(next(flow.source)))
 
     async def _has_news(self) -> bool:
         """Si ha llegado ya alguna respuesta, o el final."""
@@ -553,12 +570,46 @@ class Conversation:
         return rest
 
     def _check_own(self, flow: Flow) -> None:
+        if self._process != _here:
+            self._check_process()
         if self._flow is not flow:  # se cerró, o se conectó otra vez
             lost = ConnectionLost(self.address)
             lost.unanswered = len(flow.unanswered)
             raise lost
 
+    def _check_process(self) -> None:
+        """Una conexión es del proceso que la abrió: si la usan dos, cada uno recibe respuestas del otro. Un cliente que
+        nace conectado (``os.fork``) no puede usarla; uno que no lo está empieza de nuevo, sin turnos a medias."""
+        if self._is_inherited:
+            if self._socket is not None:
+                raise RuntimeError("esta conexión es de otro proceso, el que hizo fork: abre otra con connect()")
+            self._forget()
+
+    @property
+    def _is_inherited(self) -> bool:
+        return self._process != _here
+
+    def _forget(self) -> None:
+        """Suelta nuestra copia de la conexión de otro proceso. Él ni lo nota: no se escribe, ni se corta, ni se avisa
+        al bucle, que comparte con él lo que mira."""
+        from .forks import release  # solo la paga quien la usa
+
+        if self._socket is not None:
+            release((self._socket.fileno(),))
+            self._socket.close()
+        self._process = _here
+        self._socket = self._session = self._flow = None
+        self._set_up()
+
+    def _hang_up(self) -> None:
+        """Deja la conexión, si la hay, sin esperar. Lo que quedara a medio escribir no debe parecer entero."""
+        if self._is_inherited:
+            self._forget()
+        else:
+            self._drop()
+
     def _refuse_if_busy(self) -> None:
+        self._check_process()
         if self._flow is not None:
             raise RuntimeError("hay un send_many a medias: acábalo antes, o close()")
 
@@ -718,8 +769,8 @@ class Conversation:
         """Lee lo que haya llegado ya, sin esperar."""
         raise NotImplementedError
 
-    def _hang_up(self) -> None:
-        """Deja la conexión, si la hay, sin esperar. Lo que quedara a medio escribir no debe parecer entero."""
+    def _drop(self) -> None:
+        """Lo que hace ``_hang_up`` con una conexión nuestra."""
         raise NotImplementedError
 
 
