@@ -6,23 +6,77 @@ Aquí no se sabe qué hace el bucle: eso es de ``server.py``.
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 try:
-    from uvloop import new_event_loop, run  # el extra «rapido»: el mismo asyncio, sobre libuv
+    from uvloop import new_event_loop  # el extra «rapido»: el mismo asyncio, sobre libuv
 
     NAME = "uvloop"
 except ImportError:
-    from asyncio import new_event_loop, run  # type: ignore[assignment]  # run, con otras opciones que aquí no se usan
+    from asyncio import new_event_loop  # type: ignore[assignment]
 
     NAME = "asyncio"
 
-__all__ = ["NAME", "LoopThread", "run"]
+__all__ = ["EXITS", "NAME", "LoopThread", "run"]
+
+EXITS = (SystemExit, KeyboardInterrupt)
+"""Lo que, lanzado en una tarea o en una función que llama el bucle, detiene el bucle."""
 
 _LAST_WAIT = 2.0  # segundos que se espera, al acabar, a una tarea ya cancelada: la de un servicio puede no dejarse
 Result = TypeVar("Result")
+
+
+def run(work: Coroutine[Any, Any, Result], resumed: Callable[[], object] = lambda: None) -> Result:
+    """Como ``asyncio.run``: lo que devuelve ``work``, o lanza, en un bucle nuevo. Pero lo acaba ``work``, o un Ctrl-C
+    que nadie atiende, y no el ``sys.exit()`` de una tarea cualquiera. ``resumed``: se llama en el bucle cada vez que
+    vuelve a girar después de uno."""
+    loop = new_event_loop()
+    try:
+        asyncio.set_event_loop(loop)
+        return _finish(loop, loop.create_task(work), resumed)
+    finally:
+        try:
+            _finish(loop, loop.create_task(_clean()))
+        finally:
+            asyncio.set_event_loop(None)
+            loop.close()
+
+
+def _finish(
+    loop: asyncio.AbstractEventLoop, future: asyncio.Future[Result], resumed: Callable[[], object] = lambda: None
+) -> Result:
+    """Gira hasta que acabe ``future``. Si otro lanza un ``SystemExit``, el bucle se detiene: se cuenta como cualquier
+    fallo de una tarea, y se sigue. No se pierde nada: lo que el bucle iba a hacer, espera."""
+    while True:
+        try:
+            return loop.run_until_complete(future)
+        except EXITS as error:
+            own = future.done() and not future.cancelled() and future.exception() is error
+            if own or (isinstance(error, KeyboardInterrupt) and _is_typed()):
+                raise
+            loop.call_exception_handler({"message": "alguien quiso acabar el programa", "exception": error})
+            loop.call_soon(resumed)
+
+
+def _is_typed() -> bool:
+    """Si un ``KeyboardInterrupt`` puede ser de quien pulsa Ctrl-C: solo llega al hilo principal, y si nadie atiende la
+    señal."""
+    return (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+
+
+async def _clean() -> None:
+    """Lo que hace ``asyncio.run`` al acabar, sin esperar para siempre."""
+    if tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=_LAST_WAIT)
+    await asyncio.get_running_loop().shutdown_asyncgens()
 
 
 class LoopThread:
@@ -33,6 +87,7 @@ class LoopThread:
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop = new_event_loop()
+        self._end: asyncio.Future[None] = self._loop.create_future()
         # Un hilo «daemon»: a quien olvide detenerlo no le impide acabar el programa.
         self._thread = threading.Thread(target=self._work, name="comunicacion_tcp", daemon=True)
         try:
@@ -52,20 +107,12 @@ class LoopThread:
 
     def stop(self) -> None:
         """Detiene el bucle y espera a que su hilo acabe; no quedan ni el uno ni el otro."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop.call_soon_threadsafe(self._end.set_result, None)
         self._thread.join()
 
     def _work(self) -> None:
         try:
-            self._loop.run_forever()
-            self._loop.run_until_complete(self._clean())
+            _finish(self._loop, self._end)
+            _finish(self._loop, self._loop.create_task(_clean()))
         finally:
             self._loop.close()
-
-    async def _clean(self) -> None:
-        """Lo que hace ``asyncio.run`` al acabar, sin esperar para siempre."""
-        if tasks := asyncio.all_tasks() - {asyncio.current_task()}:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks, timeout=_LAST_WAIT)
-        await self._loop.shutdown_asyncgens()

@@ -38,6 +38,7 @@ _ON_BOTH_LOOPS = {
     "test_aio",
     "test_reloading",
     "test_measuring",
+    "test_service_ends",
 }
 
 

@@ -237,6 +237,74 @@ def test_a_task_that_will_not_be_cancelled_is_not_waited_for_ever(caplog: pytest
     assert "Task was destroyed" in caplog.text  # asyncio dice de quién es
 
 
+@pytest.mark.parametrize("leave", [SystemExit(3), KeyboardInterrupt()], ids=repr)
+def test_whoever_wants_to_exit_inside_does_not_stop_the_loop(
+    caplog: pytest.LogCaptureFixture, leave: BaseException
+) -> None:
+    async def service(message: str) -> str:
+        asyncio.get_running_loop().call_soon(_throw, leave)
+        return message
+
+    with Server(service, port=0) as server, Client(server.host, server.port) as client:
+        for message in ("hola", "sigo"):
+            assert client.send(message) == message
+    assert "quiso acabar el programa" in caplog.text
+    assert "in _throw" in caplog.text
+
+
+def test_running_is_like_in_asyncio_but_for_who_wants_to_exit_inside() -> None:
+    told: list[str] = []
+    again = asyncio.Event()
+
+    async def main() -> str:
+        loop = asyncio.get_running_loop()
+
+        def tell(_: object, context: dict[str, object]) -> None:
+            if "future" not in context:  # si no, es que se borra la tarea sin que nadie mirara cómo acabó
+                told.append(repr(context["exception"]))
+
+        loop.set_exception_handler(tell)
+        for number in (1, 2, 3):  # de uno en uno: de los de una misma vuelta, uvloop solo guarda el primero
+            if number == 2:
+                loop.call_soon(_throw, KeyboardInterrupt())
+            else:
+                await asyncio.wait([loop.create_task(_leave())])
+            await again.wait()
+            again.clear()
+        return "acabó"
+
+    def on_signal(*_: object) -> None:
+        raise AssertionError
+
+    before = signal.signal(signal.SIGINT, on_signal)  # hay quien la atiende: ningún KeyboardInterrupt es de una persona
+    try:
+        assert library_loops.run(main(), again.set) == "acabó"
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert told == ["SystemExit(3)", "KeyboardInterrupt()", "SystemExit(3)"]
+    for error in (SystemExit, KeyboardInterrupt, ZeroDivisionError):
+        with pytest.raises(error):
+            library_loops.run(_raise(error))
+    gc.collect()
+
+
+def test_an_interrupt_that_nobody_heeds_ends_it() -> None:
+    code = """
+import asyncio, os, signal
+from comunicacion_tcp.loops import run
+async def main():
+    asyncio.get_running_loop().call_soon(os.kill, os.getpid(), signal.SIGINT)
+    await asyncio.Event().wait()
+try:
+    run(main())
+except KeyboardInterrupt:
+    print("acabó")
+"""
+    with Program([sys.executable, "-c", code]) as program:
+        assert program.wait() == 0
+        assert (program.output, program.errors) == ("acabó\n", "")
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="sin fork")
 def test_a_child_leaves_the_server_to_its_parent() -> None:
     code = """
@@ -256,3 +324,15 @@ with Server(str.title, port=0) as server:
 
 async def _fails() -> None:
     raise ZeroDivisionError
+
+
+async def _raise(error: type[BaseException]) -> None:
+    raise error
+
+
+async def _leave() -> None:
+    raise SystemExit(3)
+
+
+def _throw(error: BaseException) -> None:
+    raise error

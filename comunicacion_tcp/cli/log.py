@@ -1,5 +1,8 @@
-"""El registro del servidor: cada suceso, un registro de ``logging`` y una línea, en la forma que se pida (y debajo, si
-falló el servicio, por dónde pasó; en JSON, todo en la misma).
+"""El registro del servidor: cada suceso, una línea en la forma que se pida (y debajo, si falló el servicio, por dónde
+pasó; en JSON, todo en la misma). Y lo que un servicio cuenta con ``logging``, igual.
+
+Nuestros sucesos no pasan por lo que un servicio configura en ``logging``: ni puede callarlos sin querer, ni salen dos
+veces. Quien los quiera los recibe en el ``Logger`` ``NAME``.
 
 Aquí no se decide qué se cuenta ni con qué frase (``report.py``), ni se escribe en ningún sitio (``output.py``).
 """
@@ -10,16 +13,19 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from logging import ERROR, INFO, WARNING
 from typing import Any
 
 from .sentences import said_by
 from .terminal import escape
+from .traces import trace
 
 NAME = "comunicacion_tcp.servidor"
-"""El ``Logger`` del servidor."""
+"""El ``Logger`` donde recibe los sucesos quien los quiera, con un ``Handler`` suyo; a los de la raíz no llegan."""
+
+logging.getLogger(NAME).propagate = False
 
 LEVELS = {"info": INFO, "aviso": WARNING, "error": ERROR}
 _SPANISH = {number: name for name, number in LEVELS.items()}
@@ -35,7 +41,7 @@ class Event(logging.LogRecord):
 
     def __init__(self, level: int, event: str, line: str, fields: dict[str, Any]) -> None:
         self.__dict__.update(_SAME[level])
-        self.msg = line
+        self.msg = escape(line)  # también para el Handler de otro, que puede escribir en una terminal
         self.event = event
         self.fields = fields
         self.created: float = time.time()
@@ -50,15 +56,26 @@ _SAME = {
 
 
 class PlainFormatter(logging.Formatter):
-    """La frase sola y, si el suceso trae ``traceback``, sus líneas debajo, sangradas. Aquí se asegura que nada de un
-    registro, nuestro o de una biblioteca, manda: ni en la terminal, ni empezando una línea que parezca otro."""
+    """La frase sola y, si trae por dónde pasó una excepción, sus líneas debajo, sangradas. Aquí se asegura que nada de
+    un registro, nuestro o de una biblioteca, manda: ni en la terminal, ni empezando una línea que parezca otro."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = record.getMessage()
         if record.exc_info and (error := record.exc_info[1]):
             line += f" ({type(error).__name__}: {error})"
-        below = getattr(record, "fields", {}).get("traceback", ())
+        below = _below(record)
         return "\n    ".join(map(escape, (line, *below))) if below else escape(line)
+
+
+def _below(record: logging.LogRecord) -> Sequence[str]:
+    """Las líneas que van debajo de la de ``record``."""
+    if isinstance(record, Event):
+        told: Sequence[str] = record.fields.get("traceback", ())
+        return told
+    error = record.exc_info[1] if record.exc_info else None
+    # Quien lo pasa a otro proceso, o por una cola (QueueHandler), guarda la excepción ya escrita.
+    lines = trace(error) if error else (record.exc_text or "").splitlines()
+    return lines + (record.stack_info or "").splitlines()
 
 
 class DatedFormatter(PlainFormatter):
@@ -88,7 +105,10 @@ class JsonFormatter(DatedFormatter):
         }
         if self.process is not None:
             shown["process"] = self.process
-        for name, value in getattr(record, "fields", {}).items():
+        fields = dict(record.fields) if isinstance(record, Event) else {}
+        if below := _below(record):
+            fields["traceback"] = list(below)
+        for name, value in fields.items():
             shown[name] = _as_json(value)
         return json.dumps(shown)
 
@@ -141,13 +161,21 @@ class LineHandler(logging.Handler):
 
     def handle(self, record: logging.LogRecord) -> bool:
         # Sin el cerrojo de logging, que es la mitad de lo que cuesta: write ya se deja llamar desde cualquier hilo.
-        if not self.filter(record):
-            return False
         try:
             self._write(self._format(record))
         except Exception:  # un registro mal hecho, de otro, no es un fallo de quien lo da
             self._write(f"Registro ilegible de {escape(record.name)}: {escape(str(record.msg))}")
         return True
+
+
+class _OthersHandler(LineHandler):
+    """El de la raíz: lo que cuentan el servicio y las bibliotecas, mientras nadie más escuche ahí. Si el servicio pone
+    los suyos (``logging.basicConfig()``), ya lo escriben ellos."""
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        if isinstance(record, Event) or len(logging.getLogger().handlers) > 1:
+            return False
+        return super().handle(record)
 
 
 def lines_lost(count: int) -> Event:
@@ -157,36 +185,38 @@ def lines_lost(count: int) -> Event:
 
 
 class Log:
-    """A donde se da cada suceso. ``logger``: quien lo reparte. ``direct``: quien quiere solo la frase, mientras no haya
-    nadie más escuchando: con un ``LogRecord`` que nadie va a mirar, cada línea costaba el doble (make bench, conectar
-    y despedirse)."""
+    """A donde se da cada suceso. ``level``: lo menos grave que se cuenta. ``handler``: quien lo escribe. ``direct``:
+    quien quiere solo la frase: con un ``LogRecord`` que nadie va a mirar, cada línea costaba el doble (make bench,
+    conectar y despedirse)."""
 
-    def __init__(self, logger: logging.Logger, direct: Callable[[str], None] | None = None) -> None:
-        self._logger = logger
+    def __init__(self, level: int, handler: LineHandler, direct: Callable[[str], None] | None = None) -> None:
+        self._level = level
+        self._handler = handler
         self._direct = direct
-        self._heard_by = logging.getLogger().handlers
+        self._public = logging.getLogger(NAME)
 
     def tell(self, level: int, event: str, line: str, fields: dict[str, Any]) -> None:
         """Un suceso; los cuatro datos, como en ``Event``."""
-        if self._logger.isEnabledFor(level):
-            alone = not self._logger.handlers and len(self._heard_by) == 1
-            if self._direct and alone and "traceback" not in fields:
-                self._direct(escape(line))
-            else:
-                self._logger.handle(Event(level, event, line, fields))
+        if level < self._level:
+            return
+        public = self._public
+        wanted = public.handlers or public.propagate  # lo segundo, si alguien lo pidió
+        if self._direct and not wanted and "traceback" not in fields:
+            self._direct(escape(line))
+            return
+        record = Event(level, event, line, fields)
+        self._handler.handle(record)
+        if wanted:
+            public.handle(record)
 
 
 @contextlib.contextmanager
 def logging_to(write: Callable[[str], None], formatter: logging.Formatter, level: int) -> Iterator[Log]:
     """El registro del servidor en marcha: lo que llegue a ``level`` va, hecho línea, a ``write``."""
-    handler = LineHandler(formatter, write)
-    handler.setLevel(level)
-    logger, root = logging.getLogger(NAME), logging.getLogger()
-    level_before = logger.level
-    logger.setLevel(level)
-    root.addHandler(handler)  # en la raíz: si asyncio se queja de algo, tampoco eso espera a una salida de errores
+    others, root = _OthersHandler(formatter, write), logging.getLogger()
+    others.setLevel(level)
+    root.addHandler(others)  # si asyncio se queja de algo, tampoco eso espera a una salida de errores
     try:
-        yield Log(logger, write if type(formatter) is PlainFormatter else None)
+        yield Log(level, LineHandler(formatter, write), write if type(formatter) is PlainFormatter else None)
     finally:
-        root.removeHandler(handler)
-        logger.setLevel(level_before)
+        root.removeHandler(others)

@@ -16,6 +16,7 @@ from typing import Any
 
 from ..addresses import Peer, format_address, unix_path
 from ..errors import BadMessage, BadProxyHeader, BadService, BadTLSFile, Refusal, ServiceFailed, TLSFailed
+from ..loops import EXITS
 from ..observer import Observer
 from .log import Log
 from .sentences import bad_service, bad_tls_file, handshake_failed, named, proxy_header_bad, reason
@@ -139,8 +140,15 @@ class Reporter(Observer):
         cause = context.get("exception")
         if isinstance(cause, OSError) and cause.errno == errno.ENOTCONN:
             return  # el cliente cortó mientras se le cerraba: ya no hay nada que entregarle
-        text = reason(cause) or str(context.get("message"))
-        self._tell_some(ERROR, "failed", _still_serving(text), {"cause": cause} if cause else {})
+        if isinstance(cause, EXITS) and "future" in context:
+            return  # ya se contó al lanzarse; ahora se borra la tarea, sin que nadie la esperara
+        if isinstance(cause, EXITS):
+            text = f"una tarea o un aviso del servicio quiso acabar el programa ({named(cause)})"
+        elif isinstance(cause, OSError) or cause is None:
+            text = reason(cause) or str(context.get("message"))
+        else:
+            text = named(cause)
+        self._tell_some(ERROR, "failed", _still_serving(text), {"cause": cause} if cause else {}, failed=cause)
 
     # -- por dentro -----------------------------------------------------------------------------------------
 

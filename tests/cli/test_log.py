@@ -152,24 +152,105 @@ def test_an_event_is_a_whole_log_record() -> None:
     assert re.fullmatch(rf"{NAME} WARNING [-\d]+ [:\d]+,\d{{3}} 100 % frase \d+", shown)
 
 
-@pytest.mark.parametrize("alone", [True, False])
-def test_what_is_less_serious_is_left_out_and_nothing_is_left_behind(
-    monkeypatch: pytest.MonkeyPatch, alone: bool
-) -> None:
+def test_what_is_less_serious_is_left_out_and_nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
-    other = Keeper()
-    monkeypatch.setattr(logging.getLogger(), "handlers", [] if alone else [other])
-    before = list(logging.getLogger().handlers)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
     with logging_to(lines.append, PlainFormatter(), logging.WARNING) as log:
         for level in (logging.INFO, logging.WARNING):
             log.tell(level, "refused", f"nivel\n{level}", {"peer": PEER})
         logging.getLogger("asyncio").warning("socket.send() raised exception.")
         logging.getLogger("asyncio").info("nada")
-    logging.getLogger(NAME).warning("tarde")
     assert lines == [r"nivel\n30", "socket.send() raised exception."]
-    assert logging.getLogger().handlers == before
-    # Quien escuche además de nuestra salida tiene el registro entero.
-    assert [getattr(record, "fields", None) for record in other.kept] == ([] if alone else [{"peer": PEER}, None, None])
+    assert logging.getLogger().handlers == []
+
+
+@pytest.mark.parametrize("where", ["", NAME], ids=["la raíz", "el nuestro"])
+@pytest.mark.parametrize("propagate", [False, True])
+def test_who_wants_our_events_has_them_whole_and_safe_and_nobody_else(
+    monkeypatch: pytest.MonkeyPatch, where: str, propagate: bool
+) -> None:
+    lines: list[str] = []
+    other = Keeper()
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    monkeypatch.setattr(logging.getLogger(where), "handlers", [other])
+    monkeypatch.setattr(logging.getLogger(NAME), "propagate", propagate)
+    with logging_to(lines.append, PlainFormatter(), logging.WARNING) as log:
+        for level in (logging.INFO, logging.WARNING):
+            log.tell(level, "refused", f"nivel\n{level}", {"peer": PEER})
+    assert lines == [r"nivel\n30"]  # y nuestra línea, una vez
+    heard = where == NAME or propagate
+    assert [(record.getMessage(), record.__dict__["fields"]) for record in other.kept] == [
+        (r"nivel\n30", {"peer": PEER})
+    ] * heard
+
+
+def test_who_configures_the_root_writes_what_others_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    other = Keeper()
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    with logging_to(lines.append, PlainFormatter(), logging.WARNING) as log:
+        logging.getLogger().addHandler(other)
+        logging.getLogger("suyo").warning("una vez")
+        log.tell(logging.WARNING, "refused", "nuestro", {})
+    assert lines == ["nuestro"]
+    assert [record.getMessage() for record in other.kept] == ["una vez"]
+
+
+def test_nothing_a_service_does_with_logging_silences_us(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    public = logging.getLogger(NAME)
+    with logging_to(lines.append, PlainFormatter(), logging.INFO) as log:
+        monkeypatch.setattr(public, "disabled", True)
+        monkeypatch.setattr(public, "level", logging.CRITICAL)
+        monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
+        monkeypatch.setattr(logging.getLogger(), "handlers", [])
+        log.tell(logging.INFO, "accepted", "se cuenta", {"peer": PEER})
+        log.tell(logging.WARNING, "bad_message", "y esto", {"traceback": BELOW[:1]})
+    assert lines == ["se cuenta", "y esto\n    " + BELOW[0]]
+
+
+def caught() -> Exception:
+    """Una excepción que pasó por aquí, debida a otra."""
+    try:
+        try:
+            raise KeyError(HOSTILE)
+        except KeyError as cause:
+            raise ValueError("no") from cause
+    except ValueError as error:
+        return error
+
+
+def test_the_trace_of_anothers_record_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = foreign("eso", caught())
+    plain = PlainFormatter().format(record).split("\n")
+    assert plain[0] == "dijo eso (ValueError: no)"
+    assert plain[1].endswith("in caught")
+    assert plain[2].strip() == 'raise ValueError("no") from cause'
+    assert any(line.strip().startswith("debido a KeyError: ") for line in plain)
+    assert DatedFormatter().format(record).split("\n")[1:] == plain[1:]
+    shown = json.loads(JsonFormatter().format(record))
+    assert shown["message"] == plain[0]
+    assert [line.strip() for line in shown["traceback"]] == [line.strip() for line in plain[1:]]
+
+
+def test_a_trace_already_written_and_a_stack_are_told_too() -> None:
+    # Así deja QueueHandler lo que viene de otro hilo o de otro proceso.
+    record = foreign("eso")
+    record.exc_text, record.stack_info = "Traceback\x1b:\nValueError: no", "Stack:\n  aquí"
+    assert PlainFormatter().format(record).split("\n    ") == [
+        "dijo eso",
+        r"Traceback\x1b:",
+        "ValueError: no",
+        "Stack:",
+        "  aquí",
+    ]
+
+
+def test_data_of_anothers_record_is_not_ours() -> None:
+    record = foreign("eso")
+    record.__dict__["fields"] = "las suyas"
+    assert PlainFormatter().format(record) == "dijo eso"
+    assert "fields" not in json.loads(JsonFormatter().format(record))
 
 
 class Keeper(logging.Handler):

@@ -43,9 +43,8 @@ class Book(LineHandler):
 
 def reporting(level: int = logging.INFO) -> tuple[Reporter, Book, FakeLoop]:
     """Quien cuenta, con un reloj falso, y dónde queda lo que cuenta."""
-    loop, book, log = FakeLoop(), Book(), logging.Logger("prueba", level)
-    log.addHandler(book)
-    return Reporter(Log(log), loop), book, loop  # type: ignore[arg-type]
+    loop, book = FakeLoop(), Book()
+    return Reporter(Log(level, book), loop), book, loop  # type: ignore[arg-type]
 
 
 def test_each_thing_that_happens_is_one_escaped_line() -> None:
@@ -273,9 +272,8 @@ def test_a_ration_counts_repeats_and_what_passes_of_its_lines() -> None:
 
 def test_one_of_several_leaves_to_its_parent_what_is_everybodys() -> None:
     for first in (True, False):
-        loop, book, log = FakeLoop(), Book(), logging.Logger("prueba", logging.INFO)
-        log.addHandler(book)
-        reporter = WorkerReporter(Log(log), loop, first=first)  # type: ignore[arg-type]
+        loop, book = FakeLoop(), Book()
+        reporter = WorkerReporter(Log(logging.INFO, book), loop, first=first)  # type: ignore[arg-type]
         reporter.listening([("0.0.0.0", 1)], usual=False, encrypted=False)
         reporter.lowered(10, 20)
         reporter.service_reloaded("mio:f")
