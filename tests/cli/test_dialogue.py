@@ -534,7 +534,7 @@ def test_control_d(tmp_path: Path, editor: str) -> None:
 def test_told_to_end_it_leaves_the_terminal_as_it_was(tmp_path: Path, editor: str, number: signal.Signals) -> None:
     with running_server() as (_, port), Screen(to(port), editor, tmp_path) as client:
         client.wait_for(BARE)
-        wait_until(lambda: not is_usual(client))
+        wait_until(lambda: not is_usual(client) and state(client.process.pid) == "S")  # como en ``waits``
         client.signal(number)
         assert client.wait() == 128 + number
         assert is_usual(client)
