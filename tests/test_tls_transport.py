@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import random
+import re
 import shutil
 import socket
 import ssl
@@ -334,10 +335,14 @@ def test_a_hello_that_is_garbage_is_refused(certificates: Certificates) -> None:
     with ciphered(certificates) as running:
         for attempt in range(50):
             with connect(running.port) as sock:
-                send_quietly(sock, b"\x16\x03\x01\x02\x00\x01" + noise.randbytes(600))
-                assert receive_all(sock)[:1] in (b"\x15", b""), attempt
+                sock.sendall(b"\x16\x03\x01\x02\x00\x01" + noise.randbytes(600))
+                # Una alerta fatal, y nada más (RFC 8446, 6): tipo, versión, dos bytes de largo, y dos que dicen cuál.
+                assert re.fullmatch(rb"\x15\x03[\x01-\x03]\x00\x02\x02.", receive_all(sock), re.DOTALL), attempt
         wait_until(lambda: len(running.events.names) == 50)
-        assert set(running.events.names) == {"handshake_failed"}
+        assert {(name, fact) for name, _, fact in running.events.events} == {("handshake_failed", "other")}
+        with encrypted(running.port, certificates.trusting()) as client:
+            client.send(b"hola\n")
+            assert client.receive(5) == b"HOLA\n"
 
 
 def test_cut_handshakes_are_forgotten(certificates: Certificates) -> None:
