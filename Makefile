@@ -31,7 +31,7 @@ FUZZ_KEEP ?=
 
 PUBLIC := .venv/types-$(VERSION)
 
-.PHONY: types-public bench soak share help test test-all lint types protocol tests tests-between coverage \
+.PHONY: types-public test-new bench soak share help test test-all lint types protocol tests tests-between coverage \
 	fuzz atheris format install install-all clean
 
 help:
@@ -39,6 +39,7 @@ help:
 	@echo 'make test-all   lo mismo, con las pruebas repetidas en cada Python desde 3.10 que haya'
 	@echo 'make coverage   la cobertura de todo, con la de los programas que arrancan las pruebas'
 	@echo 'make fuzz       el protocolo contra su modelo: cien mil ejemplos de cada propiedad y diez millones de entradas'
+	@echo 'make test-new   las pruebas en Python 3.14 y 3.15, en una Debian que se descarga en .venv/ (siendo root)'
 	@echo 'make types-public  que ningún tipo de la biblioteca falte para quien la usa (pyright)'
 	@echo 'make bench      la velocidad, junto a la de otros servidores y a la de uno en C'
 	@echo 'make soak       la fiabilidad: lo que aguanta el servidor cuando todo va mal'
@@ -83,6 +84,9 @@ test-all: lint types protocol
 		case $$python in "$$oldest" | "$$newest") target=tests ;; *) target=tests-between ;; esac; \
 		echo "== $$python: $$target"; $(MAKE) --no-print-directory $$target PYTHON="$$python"; \
 	done
+
+test-new:
+	tools/new_pythons
 
 coverage: install
 	COVERAGE_FILE=.coverage.$(VERSION) $(PYTEST) --cov --cov-report=term

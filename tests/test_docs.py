@@ -113,6 +113,7 @@ def test_every_command_shown_is_run_by_a_test() -> None:
         "make soak": "test_soak.py, más corta",
         "make share": "test_share.py, sin escribir",
         "make types-public": "a mano; los tipos que se leen en marcha, test_types.py",
+        "make test-new": "a mano, siendo root: tools/new_pythons",
         "make format": "aquí mismo",
         "make clean": "aquí mismo",
     }
