@@ -24,6 +24,10 @@ BENCH_OPTIONS ?= --docs
 # --docs además, se escribe solo su fila.
 SOAK_OPTIONS ?= --docs
 
+MUTANTS := .venv/mutants-$(VERSION)
+# Sin más, todos los módulos. Para ver solo algunos: make mutants MUTANTS_MODULES="deadlines admission"
+MUTANTS_MODULES ?=
+
 FUZZ := .venv/fuzz-$(VERSION)
 FUZZ_RUNS ?= 10000000
 # Con FUZZ_KEEP=1 se queda en fuzz/corpus.txt con lo nuevo que encuentre.
@@ -32,12 +36,13 @@ FUZZ_KEEP ?=
 PUBLIC := .venv/types-$(VERSION)
 
 .PHONY: types-public test-new bench soak share help test test-all lint types protocol tests tests-between coverage \
-	fuzz atheris format install install-all clean
+	mutants fuzz atheris format install install-all clean
 
 help:
 	@echo 'make test       estilo, tipos y pruebas con $(PYTHON) (lo instala todo en .venv/)'
 	@echo 'make test-all   lo mismo, con las pruebas repetidas en cada Python desde 3.10 que haya'
 	@echo 'make coverage   la cobertura de todo, con la de los programas que arrancan las pruebas'
+	@echo 'make mutants    cambia el código de una en una cosa, y dice qué cambios no nota ninguna prueba'
 	@echo 'make fuzz       el protocolo contra su modelo: cien mil ejemplos de cada propiedad y diez millones de entradas'
 	@echo 'make test-new   las pruebas en Python 3.14 y 3.15, en una Debian que se descarga en .venv/ (siendo root)'
 	@echo 'make types-public  que ningún tipo de la biblioteca falte para quien la usa (pyright)'
@@ -87,6 +92,15 @@ test-all: lint types protocol
 
 test-new:
 	tools/new_pythons
+
+mutants: $(MUTANTS)/ready
+	$(MUTANTS)/bin/python -m tools.mutants $(MUTANTS_MODULES)
+
+$(MUTANTS)/ready: requirements-dev.txt requirements-mutants.txt
+	$(PYTHON) -m venv --clear $(MUTANTS)
+	$(MUTANTS)/bin/python -m pip install --quiet --disable-pip-version-check --retries 5 \
+		--requirement requirements-dev.txt --requirement requirements-mutants.txt
+	touch $@
 
 coverage: install
 	COVERAGE_FILE=.coverage.$(VERSION) $(PYTEST) --cov --cov-report=term

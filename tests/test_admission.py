@@ -48,10 +48,19 @@ def test_the_refused_take_no_place_and_keep_their_reason() -> None:
     assert not room
 
 
-def test_too_many_refused_at_once_are_not_waited_for() -> None:
-    room = admission(max_connections=1, reserve=4)
-    room.fit(1000)
-    refused = [Visitor(), Visitor()]
+@pytest.mark.parametrize(
+    ("descriptors", "reserve", "most"),
+    [
+        (1000, 4, 2),
+        (1000, 5, 2),  # la mitad de lo reservado
+        (40, 32, 10),  # o de lo que quede, si es menos
+    ],
+)
+def test_too_many_refused_at_once_are_not_waited_for(descriptors: int, reserve: int, most: int) -> None:
+    room = admission(max_connections=20, reserve=reserve)
+    assert room.overwhelmed  # sin saber cuántos caben, a nadie
+    room.fit(descriptors)
+    refused = [Visitor() for _ in range(most)]
     for visitor in refused:
         assert not room.overwhelmed
         room.enter(visitor, ServerFull())
@@ -68,7 +77,7 @@ def test_those_inside_are_not_refused_ones() -> None:
     assert not room.overwhelmed
 
 
-@pytest.mark.parametrize(("descriptors", "capacity"), [(20_000, 10_000), (100, 68), (40, 20), (1, 1), (0, 1)], ids=str)
+@pytest.mark.parametrize(("descriptors", "capacity"), [(20_000, 10_000), (100, 68), (41, 20), (1, 1), (0, 1)], ids=str)
 def test_as_many_fit_as_descriptors_there_are(descriptors: int, capacity: int) -> None:
     room = admission()
     room.fit(descriptors)
@@ -90,7 +99,7 @@ def test_each_address_has_its_own_count() -> None:
 
 
 def test_one_that_has_not_said_who_it_is_takes_a_place_of_no_address() -> None:
-    room = admission(max_per_address=1, max_connections=2)
+    room = admission(max_per_address=1, max_connections=3)
     stranger, heir = Visitor(HERE), Visitor(THERE)
     room.enter(stranger, None, somebodys=False)
     assert room.address_full(HERE) is None
@@ -98,11 +107,12 @@ def test_one_that_has_not_said_who_it_is_takes_a_place_of_no_address() -> None:
     assert isinstance(room.address_full(THERE), AddressFull)
     another, late = Visitor(HERE), Visitor(THERE)
     room.enter(another, None, somebodys=False)
+    room.enter(other := Visitor(("192.0.2.3", 1)), None)
     assert room.full()
     why = room.identify(another, late)
     assert isinstance(why, AddressFull)
-    assert (room.refusal(late), room.admitted) == (why, 1)  # deja el sitio
-    assert [room.leave(late), room.leave(heir)] == [False, True]
+    assert (room.refusal(late), room.admitted) == (why, 2)  # deja el sitio
+    assert [room.leave(late), room.leave(heir), room.leave(other)] == [False, True, True]
     assert not room._from
 
 

@@ -35,9 +35,9 @@ def test_starting_again_changes_nothing_and_restarting_does() -> None:
         deadlines.start(key)
     loop.advance(5)
     deadlines.start("a", "otra nota")
-    deadlines.restart("b")
+    deadlines.restart("b", "nota nueva")
     loop.advance(100)
-    assert expired == [(110, "a", None), (115, "b", None)]
+    assert expired == [(110, "a", None), (115, "b", "nota nueva")]
 
 
 def test_what_stops_does_not_expire() -> None:

@@ -108,6 +108,7 @@ def test_every_command_shown_is_run_by_a_test() -> None:
         "make test": "la ejecuta quien ejecuta esto",
         "make test-all": ".ci/run",
         "make coverage": "la misma orden que make test, midiendo",
+        "make mutants": "test_mutants.py, sin cambiar nada",
         "make fuzz": "aquí mismo",
         "make bench": "test_benchmarks.py, más corta",
         "make soak": "test_soak.py, más corta",
