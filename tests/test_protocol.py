@@ -282,6 +282,12 @@ def test_what_is_answered_one_by_one_takes_turns(service: Service) -> None:
     assert conversation.said_goodbye
 
 
+def test_a_turn_is_of_as_many_messages_as_it_says_if_they_are_short() -> None:
+    conversation = ServerProtocol(Service(str.upper), Limits(messages_per_turn=100))
+    turns = in_turns(conversation, b"mensaje de 20 bytes\n" * 300)
+    assert [turn.count(b"\n") for turn in turns] == [100] * 3
+
+
 def test_what_follows_waits_for_its_turn() -> None:
     conversation = ServerProtocol(str.upper, Limits(messages_per_turn=2))
     assert conversation.receive_data(b"a\nb\nc\nd") == b"A\nB\n"
@@ -469,6 +475,9 @@ def test_the_service_changes_from_the_next_message() -> None:
     conversation.change_service(uppercase, deferred=True)
     assert conversation.receive_answer(lambda: "del de antes") == b"del de antes\n"
     assert conversation.receive_data(b"hola\n") == b"HOLA\n"
+    assert conversation.receive_data(b"hola\n\xff\n").startswith(b"HOLA\nERROR: ")  # ni uno a uno se pregunta
+    conversation.change_service(Service(str.title), deferred=False)
+    assert conversation.receive_data(b"hola\n") == b"Hola\n"
 
 
 # -- quien habla HTTP ---------------------------------------------------------------------------------------
@@ -596,9 +605,17 @@ def test_client_sends_lines_and_a_bare_goodbye() -> None:
     assert client.say_goodbye() == b"DESCONEXION"
 
 
-@pytest.mark.parametrize("message", ["dos\nlíneas", "acaba en retorno\r", "\ud800", "DESCONEXION"])
-def test_client_refuses_what_cannot_be_a_message(message: str) -> None:
-    with pytest.raises(MessageError):
+@pytest.mark.parametrize(
+    ("message", "why"),
+    [
+        ("dos\nlíneas", "un mensaje no puede llevar saltos de línea"),
+        ("acaba en retorno\r", "un mensaje no puede acabar en retorno de carro: sería parte del terminador"),
+        ("\ud800", "el mensaje no es Unicode válido"),
+        ("DESCONEXION", r"DESCONEXION no es un mensaje: es la despedida, say_goodbye\(\)"),
+    ],
+)
+def test_client_refuses_what_cannot_be_a_message(message: str, why: str) -> None:
+    with pytest.raises(MessageError, match=f"^{why}$"):
         ClientProtocol().send(message)
 
 
