@@ -32,7 +32,7 @@ def script(code: str, *arguments: object) -> list[str]:
 # -- fork ---------------------------------------------------------------------------------------------------
 
 FORK = """
-import os, sys
+import os, signal, sys
 from comunicacion_tcp import Client, client_context
 port, ca = int(sys.argv[1]), sys.argv[2]
 client = Client("localhost", port, tls=client_context(ca) if ca else None)
@@ -51,6 +51,7 @@ if len(sys.argv) > 3:
 sys.stdout.flush()
 child = os.fork()
 if not child:
+    signal.alarm(20)  # pase lo que pase, nadie lo deja detrás
     attempt("send", lambda: client.send("hijo"))
     attempt("send_many", lambda: list(client.send_many(["hijo"])))
     attempt("take_unasked", client.take_unasked)
@@ -98,7 +99,7 @@ def test_a_connection_belongs_to_the_process_that_opened_it(
 
 
 ASYNC_FORK = """
-import asyncio, os, sys
+import asyncio, os, signal, sys
 from comunicacion_tcp import AsyncClient, client_context
 port, ca, kind = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 client = AsyncClient("localhost", port, tls=client_context(ca) if ca else None)
@@ -131,6 +132,7 @@ print(loop.run_until_complete(client.send("padre")))
 sys.stdout.flush()
 number = os.fork()
 if not number:
+    signal.alarm(20)  # pase lo que pase, nadie lo deja detrás
     new_event_loop().run_until_complete(child())
     sys.stdout.flush()
     os._exit(0)
@@ -163,7 +165,7 @@ def test_an_asynchronous_one_too(kind: str, encrypted: bool, certificates: Certi
 
 
 BEFORE = """
-import os, sys, threading
+import os, signal, sys, threading
 from comunicacion_tcp import Backoff, Client
 client = Client("127.0.0.1", int(sys.argv[1]), reconnect=Backoff())
 inside, leave = threading.Event(), threading.Event()
@@ -176,6 +178,7 @@ thread.start()
 inside.wait()
 child = os.fork()
 if not child:
+    signal.alarm(20)  # pase lo que pase, nadie lo deja detrás
     print(client.send("hijo"), flush=True)
     client.close()
     os._exit(0)
@@ -196,7 +199,7 @@ def test_a_client_made_before_and_connected_after_is_each_ones() -> None:
 # -- señales ------------------------------------------------------------------------------------------------
 
 SIGNAL = """
-import os, signal, socket, sys, threading
+import signal, socket, sys, threading
 from comunicacion_tcp import Client
 what, ask = sys.argv[1:]
 handled = threading.Event()
@@ -207,14 +210,18 @@ def serve():
         sock, _ = listener.accept()
         data = sock.recv(100)
         if data:
-            os.kill(os.getpid(), signal.SIGUSR1)
-            handled.wait()
+            # Al hilo que espera la respuesta, y más de una vez: la que llega justo antes de que empiece a esperar no lo
+            # despierta (signal(7)).
+            while not handled.wait(0.05):
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
             sock.sendall(data.upper())
 
 threading.Thread(target=serve, daemon=True).start()
 client = Client("127.0.0.1", listener.getsockname()[1])
 
 def handle(*_):
+    if handled.is_set():
+        return
     try:
         print(what, getattr(client, what)(*["de la señal"] * (what == "send")))
     except BaseException as error:
