@@ -41,7 +41,6 @@ _LOST = 2  # veces Limits.keepalive sin que la máquina de un cliente responda: 
 class Owner(Protocol):
     """Lo que una conexión usa de su servidor. Lo que empieza por ``_`` es solo para ellas."""
 
-    service: Service
     limits: Limits
     lines_only: bool | None
     allow_http: bool
@@ -50,6 +49,7 @@ class Owner(Protocol):
     _loop: asyncio.AbstractEventLoop
     _clocks: Clocks
     _connections: Admission[Member]
+    _called: Service  # el servicio, como se le llama si no se le pregunta
 
     @property
     def _deferred(self) -> bool:
@@ -130,7 +130,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, server: Owner, peer: Peer) -> None:
         self._server = server
         self._conversation = ServerProtocol(
-            server.service,
+            server._called,
             server.limits,
             lines_only=server.lines_only,
             deferred=server._deferred,

@@ -20,7 +20,7 @@ except ImportError:
 
     NAME = "asyncio"
 
-__all__ = ["EXITS", "NAME", "LoopThread", "run"]
+__all__ = ["EXITS", "NAME", "LoopThread", "is_typed", "run"]
 
 EXITS = (SystemExit, KeyboardInterrupt)
 """Lo que, lanzado en una tarea o en una función que llama el bucle, detiene el bucle."""
@@ -55,13 +55,13 @@ def _finish(
             return loop.run_until_complete(future)
         except EXITS as error:
             own = future.done() and not future.cancelled() and future.exception() is error
-            if own or (isinstance(error, KeyboardInterrupt) and _is_typed()):
+            if own or (isinstance(error, KeyboardInterrupt) and is_typed()):
                 raise
             loop.call_exception_handler({"message": "alguien quiso acabar el programa", "exception": error})
             loop.call_soon(resumed)
 
 
-def _is_typed() -> bool:
+def is_typed() -> bool:
     """Si un ``KeyboardInterrupt`` puede ser de quien pulsa Ctrl-C: solo llega al hilo principal, y si nadie atiende la
     señal."""
     return (

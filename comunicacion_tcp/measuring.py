@@ -176,7 +176,7 @@ class MeasuredConnection(Connection):
         self._conversation = MeasuredProtocol(
             row,
             clock,
-            server.service,
+            server._called,
             server.limits,
             lines_only=server.lines_only,
             allow_http=server.allow_http,

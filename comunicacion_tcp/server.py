@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import inspect
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -39,7 +40,7 @@ from .services import Function, Service, as_service, uppercase
 from .timeouts import within
 from .tls import ServerTLS
 from .tls_transport import TLSTransport
-from .workers import Job, Outcome, Tasks, Threads, Workers
+from .workers import Contexts, Job, Outcome, Tasks, Threads, Workers, direct
 
 TYPE_CHECKING = False  # como la de typing
 if TYPE_CHECKING:
@@ -192,17 +193,15 @@ class Server:
         self._loop = loop
         self._all_gone = asyncio.Event()  # desde que alguien la espera, es de un solo bucle
         self._clocks = Clocks(loop, self.limits)
-        self._threads = Threads(loop, self._most_threads) if self._most_threads else None
-        self._workers = self._workers_for(self.service)
+        self._contexts = Contexts()
+        self._threads = Threads(loop, self._most_threads, self._contexts) if self._most_threads else None
+        self._set_service()
 
     def change_service(self, service: Service | Function) -> None:
         """Desde el mensaje siguiente de cada conversación responde ``service``; lo que ya se preguntó lo responde el de
         antes. Se llama en el hilo del bucle. Error: ``TypeError`` si no es un servicio."""
         self.service = as_service(service)
-        self._workers = self._workers_for(self.service)
-        for connection in self._connections:
-            if isinstance(connection, Connection):
-                connection.change_service(self.service, deferred=self._deferred)
+        self._set_service()
 
     def reread_certificate(self) -> None:
         """Si los ficheros de TLS cambiaron, desde ahora valen los nuevos. Ya se mira con cada cliente que llega: esto
@@ -346,8 +345,28 @@ class Server:
     def _new_connection(self, peer: Peer, *, discreet: bool = False) -> Connection:
         return DiscreetConnection(self, peer) if discreet else self.new_connection(self, peer)
 
-    def _workers_for(self, service: Service) -> Workers | None:
-        return Tasks(self._loop) if _is_async(service.function) else self._threads
+    def _set_service(self) -> None:
+        service = self.service
+        if _is_async(service.function):
+            self._workers = Tasks(self._loop, self._contexts)
+        elif self._threads or service.block:
+            self._workers = self._threads
+        else:
+            # Sin hilos, y no se sabe si lo que devuelve habrá que esperarlo: lo dirá su primera respuesta.
+            self._workers = Tasks(self._loop, self._contexts, functools.partial(self._answer_directly, service))
+        self._called = service
+        self._tell_connections()
+
+    def _answer_directly(self, service: Service) -> None:
+        if service is self.service and self._deferred:
+            self._workers = None
+            self._called = Service(direct(service.function, self._contexts), None, service.by_character)
+            self._tell_connections()
+
+    def _tell_connections(self) -> None:
+        for connection in self._connections:
+            if isinstance(connection, Connection):
+                connection.change_service(self._called, deferred=self._deferred)
 
     # -- para connection.py (Owner) ------------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
-"""Dónde se ejecuta un servicio que espera, para que nadie más espere con él: ``Threads`` si es una función corriente,
-``Tasks`` si es ``async``.
+"""Dónde se ejecuta un servicio: si espera, donde nadie más espere con él (``Threads`` si es una función corriente,
+``Tasks`` si es ``async``); si no, en el acto (``direct``). Y con qué contexto: cada llamada empieza con el que había al
+arrancar, y lo que cambie en él no lo ve otra.
 
 Aquí no se sabe quién pregunta ni qué se hace con la respuesta, y nadie cuenta el tiempo: quien se cansa, lo dice.
 Los hilos no son los de ``concurrent.futures``: un hilo no se puede interrumpir, y una función que no vuelve nunca lo
@@ -10,12 +11,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
+import functools
+import inspect
 import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from types import FrameType, TracebackType
 from typing import Any, NoReturn, Protocol
+
+from .loops import is_typed
 
 Outcome = Callable[[], object]
 """Lo que hizo una función: al llamarlo devuelve lo que ella devolvió, o lanza lo que ella lanzó."""
@@ -44,15 +50,66 @@ class Workers(Protocol):
         ``RuntimeError`` si el sistema no da dónde ejecutarla."""
 
 
-class Tasks:
-    """Cada pregunta, una tarea del bucle. ``loop``: el bucle en marcha."""
+class Contexts:
+    """Los contextos (``contextvars``) de las llamadas: cada uno, una copia del que había al crear este objeto."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    fresh: Callable[[], contextvars.Context]
+    """Uno para una llamada."""
+
+    def __init__(self) -> None:
+        self._start = contextvars.copy_context()
+        # Si nadie lo ha cargado aún, en el de partida no está; y cada copia tendrá el suyo.
+        self.fresh = self._with_decimal if "decimal" in sys.modules else self._start.copy
+
+    def _with_decimal(self) -> contextvars.Context:
+        context = self._start.copy()
+        context.run(_own_decimal)
+        return context
+
+
+def _own_decimal() -> None:
+    """El contexto de ``decimal`` es un objeto que se cambia, y la copia de otro lleva el mismo."""
+    import decimal  # ya está: lo cargó el servicio
+
+    decimal.setcontext(decimal.getcontext().copy())
+
+
+def direct(function: Callable[[str], Any], contexts: Contexts) -> Callable[[str], Any]:
+    """``function``, para llamarla en el acto."""
+    fresh = contexts.fresh
+
+    def call(message: str) -> Any:
+        try:
+            reply = fresh().run(function, message)
+        except KeyboardInterrupt as error:
+            if is_typed():
+                raise
+            raise _not_typed() from error
+        if type(reply) is not str and inspect.isawaitable(reply):
+            _forget(reply)
+            raise TypeError(
+                "unas veces devuelve texto, y otras algo que hay que esperar; hazla async def, o ejecútala en hilos"
+            )
+        return reply
+
+    return call
+
+
+class Tasks:
+    """Cada pregunta, una tarea del bucle. ``loop``: el bucle en marcha. ``plain``: se llama cada vez que una función
+    responde en el acto, sin nada que esperar."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, contexts: Contexts, plain: Callable[[], object] = lambda: None
+    ) -> None:
         self._loop = loop
+        self._contexts = contexts
+        self._plain = plain
 
     def ask(self, function: Callable[[str], Any], message: str, answered: Callable[[Outcome], object]) -> Job:
         """Como en ``Workers``. Quien la cancela detiene la función donde esté esperando."""
-        return _Asked(self._loop.create_task(_run(function, message, answered)))
+        work = _run(function, message, answered, self._plain)
+        return _Asked(self._contexts.fresh().run(self._loop.create_task, work))
 
 
 class _Asked:
@@ -75,20 +132,37 @@ class _Asked:
         return _through(reversed(frames))
 
 
-async def _run(function: Callable[[str], Any], message: str, answered: Callable[[Outcome], object]) -> None:
+async def _run(
+    function: Callable[[str], Any],
+    message: str,
+    answered: Callable[[Outcome], object],
+    plain: Callable[[], object] = lambda: None,
+) -> None:
     try:
-        reply = await function(message)
+        reply = function(message)
+        if inspect.isawaitable(reply):
+            reply = await reply
+        else:
+            plain()
     except BaseException as error:  # también que la cancelen: para quien pregunta, ya da igual
         answered(raising(error))
     else:
         answered(lambda: reply)
 
 
-class Threads:
-    """Hasta ``threads`` hilos demonio, que nacen cuando hacen falta. ``loop``: el bucle donde se dan las respuestas."""
+def _forget(reply: Any) -> None:
+    """Si ``reply`` es una corrutina, nadie la va a esperar: que Python no se queje de eso."""
+    if inspect.iscoroutine(reply):
+        reply.close()
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, threads: int) -> None:
+
+class Threads:
+    """Hasta ``threads`` hilos demonio, que nacen cuando hacen falta. ``loop``: el bucle donde se dan las respuestas, y
+    donde se espera a lo que devuelva una función que no era corriente (un decorador, una ``lambda``)."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, threads: int, contexts: Contexts) -> None:
         self._loop = loop
+        self._contexts = contexts
         self._most = threads
         self._changed = threading.Condition()
         self._waiting: OrderedDict[_Call, None] = OrderedDict()
@@ -154,17 +228,23 @@ class Threads:
 
     def _work(self) -> None:
         while call := self._next():
+            context = self._contexts.fresh()
+            tell: Callable[[], object]
             try:
-                reply = call.function(call.message)
+                reply = context.run(call.function, call.message)
             except BaseException as error:
-                outcome: Outcome = raising(error)
+                reply, tell = None, functools.partial(call.answered, raising(error))
             else:
-                outcome = _returning(reply)
+                if type(reply) is str or not inspect.isawaitable(reply):
+                    tell = functools.partial(call.answered, _returning(reply))
+                else:
+                    tell = functools.partial(call.wait_for, reply, context, self._loop)
             with self._changed:
                 lost = call.state == _LOST
                 call.state = _DONE
                 self._free.add(threading.current_thread())
                 if lost:
+                    _forget(reply)
                     self._lost -= 1
                     if self._alive >= self._most:  # ya hay otro en su sitio
                         self._free.discard(threading.current_thread())
@@ -172,8 +252,8 @@ class Threads:
                     self._alive += 1
             if not lost:
                 with contextlib.suppress(RuntimeError):  # el bucle se cerró: ya no hay quien espere
-                    self._loop.call_soon_threadsafe(call.answered, outcome)
-            del call, outcome  # mientras espera a la siguiente no retiene nada de esta
+                    self._loop.call_soon_threadsafe(tell)
+            del call, context, reply, tell  # mientras espera a la siguiente no retiene nada de esta
 
     def _next(self) -> _Call | None:
         """La llamada que toca, o ``None`` si ya no habrá más."""
@@ -195,7 +275,7 @@ class Threads:
 class _Call:
     """Una llamada pedida a ``Threads``."""
 
-    __slots__ = ("_threads", "answered", "function", "message", "state", "thread")
+    __slots__ = ("_dropped", "_task", "_threads", "answered", "function", "message", "state", "thread")
 
     def __init__(
         self, threads: Threads, function: Callable[[str], Any], message: str, answered: Callable[[Outcome], object]
@@ -206,12 +286,25 @@ class _Call:
         self.answered = answered
         self.state = _WAITING
         self.thread = 0  # en cuál, desde que empieza
+        self._task: _Asked | None = None  # la que espera a lo que devolvió, si había que esperarlo
+        self._dropped = False
+
+    def wait_for(self, reply: Any, context: contextvars.Context, loop: asyncio.AbstractEventLoop) -> None:
+        """La función devolvió ``reply``, que hay que esperar."""
+        if self._dropped:
+            _forget(reply)
+        else:
+            self._task = _Asked(context.run(loop.create_task, _run(lambda _: reply, "", self.answered)))
 
     def cancel(self) -> None:
-        self._threads._drop(self)
+        self._dropped = True
+        if self._task:
+            self._task.cancel()
+        else:
+            self._threads._drop(self)
 
     def where(self) -> TracebackType | None:
-        return self._threads._where(self)
+        return self._task.where() if self._task else self._threads._where(self)
 
 
 def _through(frames: Iterable[FrameType]) -> TracebackType | None:
@@ -220,6 +313,11 @@ def _through(frames: Iterable[FrameType]) -> TracebackType | None:
     for frame in frames:
         found = TracebackType(found, frame, frame.f_lasti, frame.f_lineno or 0)  # sin línea no está en ningún fuente
     return found
+
+
+def _not_typed() -> RuntimeError:
+    """Lo que se dice de un ``KeyboardInterrupt`` que no pulsó nadie: es de la función, y no debe parar el servidor."""
+    return RuntimeError("el servicio lanzó KeyboardInterrupt")
 
 
 def _returning(reply: object) -> Outcome:
@@ -232,8 +330,8 @@ def raising(error: BaseException) -> Outcome:
     def outcome() -> NoReturn:
         nonlocal error
         try:
-            if isinstance(error, KeyboardInterrupt):  # no lo pulsó nadie: es de la función, y no debe parar el servidor
-                raise RuntimeError("el servicio lanzó KeyboardInterrupt") from error
+            if isinstance(error, KeyboardInterrupt):
+                raise _not_typed() from error
             raise error
         finally:
             del error  # lo lleva su propio traceback: serían un círculo, con todo lo que tuviera a mano la función

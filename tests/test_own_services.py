@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import decimal
 import functools
 import gc
 import socket
@@ -53,6 +55,38 @@ class Titles:
     async def __call__(self, message: str) -> str:
         return message.title()
 
+    def lazily(self, message: str) -> Any:
+        return title(message)
+
+
+def decorated(function: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Un decorador cualquiera, que no sabe de ``async``."""
+
+    @functools.wraps(function)
+    def call(*args: Any) -> Any:
+        return function(*args)
+
+    return call
+
+
+@decorated
+async def wrapped(message: str) -> str:
+    return await title(message)
+
+
+def future(message: str) -> Any:
+    """Devuelve algo que hay que esperar, y no es una corrutina."""
+
+    class Later:
+        def __await__(self) -> Any:
+            return title(message).__await__()
+
+    return Later()
+
+
+def now_and_then(message: str) -> Any:
+    return title(message) if message.endswith("7") else message.title()
+
 
 def test_one_that_waits_does_not_hold_up_the_others() -> None:
     slow = Slow()
@@ -66,7 +100,20 @@ def test_one_that_waits_does_not_hold_up_the_others() -> None:
 
 
 @pytest.mark.parametrize(
-    "service", [title, Titles(), functools.partial(title), str.title, Service(title)], ids=lambda one: str(one)[:20]
+    "service",
+    [
+        *(
+            title,
+            Titles(),
+            functools.partial(title),
+            str.title,
+            Service(title),
+            wrapped,
+            lambda message: title(message),
+        ),
+        *(functools.partial(wrapped), Titles().lazily, future),
+    ],
+    ids=lambda one: str(one)[:20],
 )
 @pytest.mark.parametrize("threads", [0, 1, 4])
 def test_every_kind_of_function_answers_in_order(service: Any, threads: int) -> None:
@@ -74,6 +121,61 @@ def test_every_kind_of_function_answers_in_order(service: Any, threads: int) -> 
     with served(service, threads=threads) as running, connect(running.port) as sock:
         sock.sendall("\n".join([*lines, "DESCONEXION"]).encode() + b"\n")
         assert receive_all(sock).decode().split("\n") == [*(line.title() for line in lines), "Conexión cerrada", ""]
+
+
+def test_one_that_only_sometimes_has_to_be_waited_for() -> None:
+    lines = [f"línea {number}" for number in range(10)]
+    with served(now_and_then, threads=2) as running, Client("127.0.0.1", running.port) as client:
+        assert [client.send(line) for line in lines] == [line.title() for line in lines]
+    with served(now_and_then, threads=0) as running, Client("127.0.0.1", running.port) as client:
+        # Sin hilos se decide con la primera respuesta: la que no es como ella se dice, con su remedio.
+        replies = [client.send(line) for line in lines]
+        assert [reply for reply in replies if not reply.startswith("ERROR: ")] == [
+            line.title() for line in lines if line != "línea 7"
+        ]
+        (bad,) = [error for name, _, error in running.events.events if name == "bad_message"]
+        assert isinstance(bad, ServiceFailed)
+        assert "hazla async def" in str(bad.__cause__)
+
+
+@pytest.mark.parametrize("threads", [0, 1])
+@pytest.mark.parametrize("kind", ["corriente", "async", "lambda"])
+def test_each_call_begins_with_the_contexts_of_the_start(kind: str, threads: int) -> None:
+    who = contextvars.ContextVar("who", default="nadie")
+    who.set("el arranque")
+    before = decimal.getcontext().prec
+
+    def plain(message: str) -> str:
+        seen = f"{who.get()} {decimal.getcontext().prec}"
+        who.set(message)
+        decimal.getcontext().prec = 3
+        return seen
+
+    async def waiting(message: str) -> str:
+        seen = plain(message)
+        await asyncio.sleep(0)
+        assert (who.get(), decimal.getcontext().prec) == (message, 3)  # en la suya, lo suyo
+        return seen
+
+    service: Any = {"corriente": plain, "async": waiting, "lambda": lambda message: waiting(message)}[kind]
+    with Server(service, port=0, threads=threads) as server:
+        for _ in range(2):
+            with Client(server.host, server.port) as client:
+                assert [client.send(message) for message in ("a", "b")] == [f"el arranque {before}"] * 2
+    assert (who.get(), decimal.getcontext().prec) == ("el arranque", before)
+
+
+@pytest.mark.parametrize("threads", [0, 1])
+def test_an_interrupt_of_its_own_costs_a_message(threads: int) -> None:
+    def service(message: str) -> str:
+        if message == "mal":
+            raise KeyboardInterrupt
+        return message
+
+    with served(service, threads=threads) as running, Client("127.0.0.1", running.port) as client:
+        for message in ("hola", "mal", "sigo"):
+            reply = client.send(message)
+            assert reply.startswith("ERROR: ") if message == "mal" else reply == message
 
 
 @pytest.mark.parametrize("service", [title, str.title])

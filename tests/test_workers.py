@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from comunicacion_tcp import workers
-from comunicacion_tcp.workers import Outcome, Tasks, Threads
+from comunicacion_tcp.workers import Contexts, Outcome, Tasks, Threads, _Call, direct
 
 from .support.waiting import wait_until
 
@@ -66,7 +66,7 @@ def make() -> Iterator[Callable[[int], Threads]]:
 
     def make(most: int) -> Threads:
         loop: Any = Loop()
-        made.append(Threads(loop, most))
+        made.append(Threads(loop, most, Contexts()))
         return made[-1]
 
     yield make
@@ -214,6 +214,67 @@ def test_where_a_thread_is_while_it_is_there(make: Callable[[int], Threads]) -> 
     assert first.where() is None
 
 
+class Later:
+    """Una función corriente que da algo que esperar, y lo que le va pasando a eso."""
+
+    def __init__(self) -> None:
+        self.begun, self.go_on, self.over = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.cancelled = False
+
+    def __call__(self, message: str) -> Any:
+        return self.work(message)
+
+    async def work(self, message: str) -> str:
+        self.begun.set()
+        try:
+            await self.go_on.wait()
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+        finally:
+            self.over.set()
+        return message.upper()
+
+
+@pytest.mark.parametrize("cancel", [False, True])
+def test_what_a_thread_has_to_wait_for_is_waited_for_in_the_loop(cancel: bool) -> None:
+    async def main() -> None:
+        workers, answers, later = Threads(asyncio.get_running_loop(), 1, Contexts()), Answers(), Later()
+        job = workers.ask(later, "hola", answers)
+        await later.begun.wait()
+        assert steps(job.where())[0] == "work"
+        if cancel:
+            job.cancel()
+        else:
+            later.go_on.set()
+        await later.over.wait()
+        await asyncio.sleep(0)
+        if cancel:
+            assert later.cancelled
+        else:
+            assert answers.wait(1) == ["HOLA"]
+        workers.close()
+
+    asyncio.run(main())
+
+
+def test_what_a_thread_has_to_wait_for_and_nobody_wants_never_starts() -> None:
+    async def main() -> None:
+        loop, later = asyncio.get_running_loop(), Later()
+        call = _Call(Threads(loop, 1, Contexts()), later, "hola", Answers())
+        call.cancel()
+        call.wait_for(later("hola"), Contexts().fresh(), loop)  # sin esperar, Python se quejaría: aquí sería un fallo
+        await asyncio.sleep(0)
+        assert not later.begun.is_set()
+
+    asyncio.run(main())
+
+
+def test_what_is_called_directly_and_has_to_be_waited_for_is_an_error() -> None:
+    with pytest.raises(TypeError, match="async def"):
+        direct(Later(), Contexts())("hola")
+
+
 def test_where_a_task_is_while_it_is_there() -> None:
     async def main() -> None:
         gate, answers = asyncio.Event(), Answers()
@@ -225,7 +286,7 @@ def test_where_a_task_is_while_it_is_there() -> None:
             await inner()
             return message
 
-        job = Tasks(asyncio.get_running_loop()).ask(outer, "a", answers)
+        job = Tasks(asyncio.get_running_loop(), Contexts()).ask(outer, "a", answers)
         assert steps(job.where()) == []  # aún no ha empezado
         for _ in range(3):
             await asyncio.sleep(0)
@@ -257,7 +318,7 @@ def test_tasks_run_at_once_and_are_cancelled() -> None:
         async def broken(message: str) -> str:
             raise SystemExit(message)
 
-        tasks, answers, dropped = Tasks(asyncio.get_running_loop()), Answers(), Answers()
+        tasks, answers, dropped = Tasks(asyncio.get_running_loop(), Contexts()), Answers(), Answers()
         jobs = [tasks.ask(slow, "a", dropped), tasks.ask(quick, "b", answers), tasks.ask(broken, "c", answers)]
         await asyncio.sleep(0)
         jobs[0].cancel()
