@@ -219,9 +219,12 @@ def serve():
 threading.Thread(target=serve, daemon=True).start()
 client = Client("127.0.0.1", listener.getsockname()[1])
 
+begun = []
+
 def handle(*_):
-    if handled.is_set():
+    if begun:
         return
+    begun.append(True)
     try:
         print(what, getattr(client, what)(*["de la señal"] * (what == "send")))
     except BaseException as error:
