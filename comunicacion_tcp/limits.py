@@ -25,7 +25,8 @@ class Limits(Record):
 
     max_output: int = 4 * MIB
     """Bytes de una respuesta: el mayor mensaje, que en mayúsculas puede triplicarse, y un poco más. Con ``high_water``
-    y los búferes del sistema, es todo lo que puede costar quien no lee."""
+    es lo que ocupa quien no lee, cifre o no (make soak, fila 39), aparte del mensaje que tenga a medias y de los
+    búferes del sistema."""
 
     high_water: int = MIB // 4
     """Bytes de respuestas que se preparan de una vez: hasta que el cliente no los lee, ni se le responde más ni se le

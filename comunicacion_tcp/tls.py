@@ -21,6 +21,11 @@ LOOK_EVERY = 2.0
 cuesta tres consultas al disco cada una."""
 
 _RECORD = 16 * 1024  # bytes: lo más que lleva un registro de TLS (RFC 8446, 5.1), y lo más que da una lectura
+_LONGEST = 5 + _RECORD + 2048  # bytes: lo más que ocupa un registro en el cable (RFC 5246, 6.2.3; en TLS 1.3, menos)
+# Conversaciones de TLS 1.2 que se recuerdan por si alguien quiere retomarlas: OpenSSL guarda hasta 20 480, de 1 KiB,
+# dos horas, y el módulo ssl no deja decirle que no. Con billetes no las guardaría, pero quien robara su clave, que no
+# cambia, leería todas las anteriores. Se olvidan con un contexto nuevo, que son 2 ms; 1024 ocupan 1 MiB.
+_MOST_SESSIONS = 1024
 _HANDSHAKE, _ALERT = 0x16, 0x15  # cómo puede empezar el primer registro (RFC 8446, 5.1)
 
 # Qué falló, según el número con que OpenSSL rechaza un certificado (openssl verify -help) y según su razón.
@@ -85,6 +90,7 @@ class TLSSession:
     """
 
     __slots__ = (
+        "_aside",
         "_heard",
         "_incoming",
         "_openings",
@@ -100,6 +106,7 @@ class TLSSession:
         server = server_name is None
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
+        self._aside: list[bytes] = []  # lo que salió de él y no se ha enviado
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server, server_hostname=server_name)
         self._openings = (_HANDSHAKE,) if server else (_HANDSHAKE, _ALERT)
         self._heard = False
@@ -123,19 +130,34 @@ class TLSSession:
             if data[0] not in self._openings:
                 self.failure = NotTLS("lo primero que llegó no es TLS")
                 return b""
-        self._incoming.write(data)
-        if not self.established:
-            self._shake()
-        return self._read() if self.established else b""
+        texts: list[bytes] = []
+        if len(data) <= _RECORD:
+            self._take_in(data, texts, 0)
+        else:
+            whole = memoryview(data)
+            for start in range(0, len(whole), _RECORD):
+                # Lo que queda dentro puede ser medio registro, y descubrirlo es una excepción: una sola, al final.
+                leave = _LONGEST if start + _RECORD < len(whole) else 0
+                self._take_in(whole[start : start + _RECORD], texts, leave)
+                self._set_aside()  # lo que TLS contesta por su cuenta
+                if self.failure or self.peer_closed:
+                    break
+        return texts[0] if len(texts) == 1 else b"".join(texts)
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes | memoryview) -> None:
         """Cifra ``data``; no se llama después de ``close()``, y no hace nada después de ``failure``."""
         if self.failure:
             return
-        rest = memoryview(data)
         try:
-            while rest:
-                rest = rest[self._tls.write(rest) :]  # de registro en registro
+            rest = data
+            if len(data) > _RECORD:
+                rest = memoryview(data)
+                while len(rest) > _RECORD:
+                    self._tls.write(rest[:_RECORD])
+                    rest = rest[_RECORD:]
+                    self._set_aside()
+            if rest:
+                self._tls.write(rest)
         except ssl.SSLError as error:
             self.failure = error
 
@@ -148,7 +170,19 @@ class TLSSession:
 
     def take_outgoing(self) -> bytes:
         """Los bytes que hay que poner en el cable, quizá ninguno."""
-        return self._outgoing.read()
+        last = self._outgoing.read()
+        if not self._aside:
+            return last
+        whole = b"".join((*self._aside, last))
+        self._aside.clear()
+        return whole
+
+    # Un MemoryBIO no encoge: lo que una vez tuvo dentro, y un tercio más, lo ocupa mientras dure la conversación, por
+    # callada que siga. Por eso se llenan y se vacían de registro en registro, poco más o menos.
+
+    def _set_aside(self) -> None:
+        if self._outgoing.pending:
+            self._aside.append(self._outgoing.read())
 
     def _shake(self) -> None:
         try:
@@ -159,23 +193,27 @@ class TLSSession:
         except ssl.SSLError as error:
             self.failure = error
 
-    def _read(self) -> bytes:
+    def _take_in(self, data: bytes | memoryview, texts: list[bytes], leave: int) -> None:
+        """Entran ``data``; los textos que traían se añaden a ``texts``. ``leave``: bytes que pueden quedar."""
+        self._incoming.write(data)
+        if not self.established:
+            self._shake()
+            if not self.established:
+                return
         # Todos los registros de una vez: una respuesta por lectura, como sin cifrar.
-        pieces = []
         try:
-            while self._incoming.pending or self._tls.pending():
-                piece = self._tls.read(_RECORD)
-                if not piece:
+            while self._incoming.pending > leave or self._tls.pending():
+                text = self._tls.read(_RECORD)
+                if not text:
                     self.peer_closed = True
                     break
-                pieces.append(piece)
+                texts.append(text)
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLZeroReturnError:  # lo mismo que b"", cuando ya cerramos nosotros
             self.peer_closed = True
         except ssl.SSLError as error:
             self.failure = error
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 # -- certificados ---------------------------------------------------------------------------------------------
@@ -213,11 +251,12 @@ class ServerTLS:
             return False
         self._next_look = now + LOOK_EVERY
         found = self._look()
+        if not all(stat.S_ISREG(one[3]) for one in found if one):
+            return False  # leer una tubería esperaría a que alguien escribiera
         if found == self._seen and not self._told:  # tras un error, también si vuelve el de antes
+            self._forget_sessions()
             return False
         try:
-            if not all(stat.S_ISREG(one[3]) for one in found if one):
-                return False  # leer una tubería esperaría a que alguien escribiera
             self._context = _server_context(self._cert, self._key, self._ca)
         except BadTLSFile as error:
             if str(error) == self._told:
@@ -227,6 +266,12 @@ class ServerTLS:
         self._seen = found
         self._told = ""
         return True
+
+    def _forget_sessions(self) -> None:
+        if self._context.session_stats()["number"] < _MOST_SESSIONS:
+            return
+        with contextlib.suppress(BadTLSFile):  # ya no se dejan leer (quien arrancó era otro usuario): se sigue así
+            self._context = _server_context(self._cert, self._key, self._ca)
 
     def expiry(self) -> float | None:
         """Cuándo caduca el certificado, en segundos desde 1970; ``None`` si no se sabe. Lee otra vez el fichero."""
@@ -264,7 +309,8 @@ def client_context(ca: str | None = None, cert: str | None = None, key: str | No
 def _server_context(cert: str, key: str | None, ca: str | None) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     # Sin billetes para retomar la conversación: nadie aquí los usa, y en TLS 1.3 llegan sin pedirlos detrás del
-    # saludo: a quien cierra sin leerlos, el núcleo le hace mandar RST.
+    # saludo: a quien cierra sin leerlos, el núcleo le hace mandar RST. (Sin ellos, las de TLS 1.2 las guarda el
+    # servidor: _MOST_SESSIONS.)
     context.options |= ssl.OP_NO_TICKET
     context.num_tickets = 0
     if ca is not None:

@@ -13,6 +13,7 @@ from .addresses import Peer, format_address
 from .errors import Truncated
 from .tls import NotTLS, TLSSession
 
+_AT_ONCE = 256 * 1024  # bytes que se cifran antes de escribirlos: entera, una respuesta de 4 MiB ocuparía el triple
 _ONLY_TLS = "ERROR: este servidor solo habla TLS; conéctate cifrando (cliente-tcp --tls)\n"
 
 
@@ -136,9 +137,12 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
     # -- lo que pide la conexión ----------------------------------------------------------------------------
 
     def write(self, data: Any) -> None:
-        if not self._throwing_away:
-            self._session.send(data)
+        rest = memoryview(data)
+        # Cortada al escribir, asyncio se quejaría de cada trozo de más.
+        while rest and not (self._throwing_away or self._raw.is_closing()):
+            self._session.send(rest[:_AT_ONCE])
             self._flush()
+            rest = rest[_AT_ONCE:]
 
     def write_eof(self) -> None:
         self._close_session()

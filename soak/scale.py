@@ -55,6 +55,11 @@ class Scale:
     clock_deadline: float = 4.0
     tls_silent: int = 200
     tls_deadline: float = 10.0
+    largest: int = 100
+    """Las que dicen su mayor mensaje: bastantes para que lo que cada una guarda se vea sobre lo del proceso, que con el
+    primero pide hasta 2 MiB."""
+    deaf: int = 20
+    """De esas, las que después no leen: 4 MiB cada una, en cada uno de los dos bucles."""
     proxied: int = 500
     """De cada clase de cabecera: entre todas, miles, y segundos."""
     proxied_late: int = 200
@@ -107,6 +112,8 @@ QUICK = Scale(
     clock_deadline=0.5,
     tls_silent=5,
     tls_deadline=0.5,
+    largest=2,
+    deaf=1,
     proxied=5,
     proxied_late=5,
     net_connections=4,

@@ -128,6 +128,11 @@ class Running:
             file.seek(position)
             return file.read()
 
+    @property
+    def resting(self) -> int:
+        """Como mucho los descriptores que tiene en reposo."""
+        return self._descriptors + _ONCE * len(process_tree(self.pid))
+
     def rest(self) -> None:
         """Ahora está en reposo: es como debe quedar, para ``settled``."""
         self._descriptors, self._connections = self.descriptors, self.connections
@@ -172,8 +177,7 @@ class Running:
         """Espera a que tenga los descriptores que tenía en reposo; devuelve cuántos segundos tardó."""
 
         def back() -> bool:
-            once = _ONCE * len(process_tree(self.pid))
-            return self.connections <= self._connections and self.descriptors <= self._descriptors + once
+            return self.connections <= self._connections and self.descriptors <= self.resting
 
         return until(back, f"que los descriptores, de {self.descriptors}, vuelvan a {self._descriptors}")
 
@@ -280,6 +284,17 @@ def choose_loop(loop: str) -> None:
     """Desde aquí los servidores usan ``asyncio`` o ``uvloop``."""
     global _loop
     _loop = loop
+
+
+@contextlib.contextmanager
+def choosing_loop(loop: str) -> Iterator[None]:
+    """Dentro, con ``loop``; al salir, con el de antes."""
+    before = _loop
+    choose_loop(loop)
+    try:
+        yield
+    finally:
+        choose_loop(before)
 
 
 def command_line() -> list[str]:

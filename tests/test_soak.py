@@ -39,6 +39,7 @@ TOOLS = {
     "hostile_net": ["ip", "tc"],
     "clock": ["faketime"],
     "tls_silent": ["openssl"],
+    "largest_message": ["openssl"],
 }
 
 # -- el oráculo ---------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
+from comunicacion_tcp import tls as tls_module
 from comunicacion_tcp.cli.sentences import bad_tls_file
 from comunicacion_tcp.errors import BadTLSFile, CertificateRejected
 from comunicacion_tcp.tls import LOOK_EVERY, NotTLS, ServerTLS, TLSSession, client_context, not_after, tls_error
@@ -110,6 +111,48 @@ def test_many_records_in_one_read_are_one_text(certificates: Certificates, versi
     for _ in range(3000):
         pair.client.send(b"a\n")
     assert pair.server.receive(pair.client.take_outgoing()) == b"a\n" * 3000
+
+
+class Gauge:
+    """Un ``ssl.MemoryBIO``, y lo más que ha tenido dentro cuando alguien lo mira, escribe en él o lo vacía."""
+
+    def __init__(self, bio: ssl.MemoryBIO) -> None:
+        self._bio = bio
+        self.most = 0
+
+    @property
+    def pending(self) -> int:
+        self.most = max(self.most, self._bio.pending)
+        return self._bio.pending
+
+    def write(self, data: bytes) -> int:
+        count = self._bio.write(data)
+        self.most = max(self.most, self._bio.pending)
+        return count
+
+    def read(self) -> bytes:
+        self.most = max(self.most, self._bio.pending)
+        return self._bio.read()
+
+
+@each_version
+@pytest.mark.parametrize("size", [999, 16 * 1024, 64 * 1024, 256 * 1024, 1 << 23])
+def test_no_message_makes_a_conversation_keep_its_size(
+    certificates: Certificates, version: ssl.TLSVersion, size: int
+) -> None:
+    # Un MemoryBIO nunca encoge: lo que una vez tuvo dentro lo ocupa mientras dure la conversación.
+    pair = Pair(certificates, version, size=size)
+    gauges = []
+    for session in (pair.client, pair.server):
+        for name in ("_incoming", "_outgoing"):
+            gauges.append(Gauge(getattr(session, name)))
+            setattr(session, name, gauges[-1])
+    text = os.urandom(3 << 20)
+    for one, other in ((pair.client, pair.server), (pair.server, pair.client)):
+        one.send(text)
+        pair.carry()
+        assert pair.heard[other] == text
+    assert max(gauge.most for gauge in gauges) <= 36 * 1024  # dos registros, y lo que los envuelve
 
 
 @each_version
@@ -397,6 +440,28 @@ def test_a_pipe_is_read_only_once(certificates: Certificates, tmp_path: Path) ->
     os.mkfifo(path)
     assert not tls.reread(100)
     assert name_served(tls, certificates) == "localhost"
+
+
+def test_old_conversations_are_forgotten(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tls_module, "_MOST_SESSIONS", 5)
+    tls = ServerTLS(certificates.server)
+
+    def remembered(turn: int) -> int:
+        pair = Pair(certificates, ssl.TLSVersion.TLSv1_2, server=tls)
+        assert pair.server.established
+        pair.server.close()
+        assert not tls.reread(turn * LOOK_EVERY)  # no es otro certificado: no hay nada que contar
+        return tls._context.session_stats()["number"]
+
+    counts = [remembered(turn) for turn in range(1, 30)]
+    assert max(counts) == 4  # se recuerdan, y no más
+    # Que los ficheros ya no se dejen leer no es nada nuevo que contar.
+    monkeypatch.setattr(tls_module, "_load_chain", unreadable)
+    assert [remembered(turn) for turn in range(30, 40)][-1] > 5
+
+
+def unreadable(context: ssl.SSLContext, cert: str, key: str | None) -> None:
+    raise BadTLSFile("cert", cert, "unreadable")
 
 
 # -- cuándo caduca un certificado -----------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 crowds.py     muchos a la vez
 hostile.py    clientes que se portan mal
 machine.py    la máquina falla, o alguien para el servidor
+memory.py     lo que ocupa una conexión
 paths.py      la red falla
 slow.py       clientes lentos, que no tienen prisa
 processes.py  varios procesos: mueren, se cuelgan, se recargan
@@ -10,13 +11,14 @@ processes.py  varios procesos: mueren, se cuelgan, se recargan
 
 from __future__ import annotations
 
-from . import crowds, hostile, machine, paths, processes, slow
+from . import crowds, hostile, machine, memory, paths, processes, slow
 
 SCENARIOS = sorted(
     [
         *crowds.SCENARIOS,
         *hostile.SCENARIOS,
         *machine.SCENARIOS,
+        *memory.SCENARIOS,
         *paths.SCENARIOS,
         *slow.SCENARIOS,
         *processes.SCENARIOS,

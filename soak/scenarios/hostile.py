@@ -189,7 +189,7 @@ def flooder(scale: Scale) -> Outcome:
 def tls_silent(scale: Scale) -> Outcome:
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        files = _certificate(folder)
+        files = certificate(folder)
         server = stack.enter_context(serving(*files, "--plazo-tls", str(scale.tls_deadline)))
         start = time.monotonic()
         silent = [stack.enter_context(connect(server)) for _ in range(scale.tls_silent)]
@@ -234,7 +234,7 @@ def _greets(server: Running, version: ssl.TLSVersion) -> bool:
         return False
 
 
-def _certificate(folder: Path) -> list[str]:
+def certificate(folder: Path) -> list[str]:
     """Un certificado para la medida, como opciones del servidor."""
     if not shutil.which("openssl"):
         raise Unavailable("falta el programa openssl, para hacer un certificado")
