@@ -31,6 +31,7 @@ from .proxy_header import ProxyHeader, ProxyHeaderParser
 from .services import Service
 from .tls import tls_error
 from .tls_transport import TLSTransport
+from .turns import Turns
 from .workers import Job, Outcome, raising
 
 _READ_SIZE = 64 * 1024  # bytes por lectura: lo que un socket suele tener listo; la mitad del umbral de glibc
@@ -46,8 +47,10 @@ class Owner(Protocol):
     allow_http: bool
     observer: Observer
     stopping: bool
+    _draining: bool
     _loop: asyncio.AbstractEventLoop
     _clocks: Clocks
+    _turns: Turns[Connection]
     _connections: Admission[Member]
     _called: Service  # el servicio, como se le llama si no se le pregunta
 
@@ -214,7 +217,10 @@ class Connection(asyncio.Protocol):
         cut_if_closed(self._socket, False)
         if not self._conversation.ended:
             self._server._clocks.unread.stop(self)
-            self._go_on()
+            if self._conversation.queued:
+                self._look_after(b"")
+            else:
+                self.go_on()
 
     # -- lo que pide el servidor ----------------------------------------------------------------------------
 
@@ -286,6 +292,24 @@ class Connection(asyncio.Protocol):
         unanswered = silence(self._socket) > self._server.limits.output_timeout / 2
         self.cut(_gone() if unanswered else None)
 
+    def go_on(self) -> None:
+        """Es su turno: sigue con lo recibido que falte por responder; después, con lo que llegue."""
+        conversation = self._conversation
+        if conversation.ended:
+            return
+        reply = b""
+        if conversation.queued:
+            reply = conversation.resume()
+            if reply:
+                self._transport.write(reply)
+        if not conversation.busy and not conversation.ended:
+            if self._server._draining:
+                self.drain()
+                return
+            if not self._transport.get_write_buffer_size():
+                self._resume_reading()
+        self._look_after(reply)
+
     def change_service(self, service: Service, *, deferred: bool) -> None:
         """Desde el mensaje siguiente responde ``service``."""
         self._conversation.change_service(service, deferred=deferred)
@@ -299,10 +323,10 @@ class Connection(asyncio.Protocol):
         reply = self._conversation.receive_answer(outcome)
         if reply:
             self._transport.write(reply)
-        if self._conversation.ended or self._transport.get_write_buffer_size():
-            self._look_after(reply)  # lo que falte, cuando lea lo que ya tiene
+        if self._conversation.ended or self._conversation.queued or self._transport.get_write_buffer_size():
+            self._look_after(reply)  # lo que falte, en otro turno, y cuando lea lo que ya tiene
         else:
-            self._go_on()
+            self.go_on()
 
     def service_late(self) -> None:
         """El servicio no ha respondido a tiempo."""
@@ -355,14 +379,13 @@ class Connection(asyncio.Protocol):
                 self._transport.close()  # no queda nada por leer: cerrar entrega lo pendiente y no pierde nada
         elif conversation.busy:
             self._server._clocks.unfinished.stop(self)
-            if conversation.queued:
+            if conversation.queued > _READ_SIZE:
                 self._pause_reading()
             question = conversation.take_question()
             if question is not None:
                 self._ask(question)
             elif not conversation.awaiting_answer and not self._transport.get_write_buffer_size():
-                # Tiene más que responder: en otra vuelta del bucle, y cuando lea lo que ya tiene.
-                self._server._loop.call_soon(self._go_on)
+                self._server._turns.ask(self)  # tiene más que responder, y ha leído lo que ya tenía
         else:
             if conversation.awaiting_silence:
                 self._await_silence()
@@ -372,24 +395,6 @@ class Connection(asyncio.Protocol):
                 self._server._clocks.unfinished.restart(self)
             else:
                 self._server._clocks.unfinished.start(self)
-
-    def _go_on(self) -> None:
-        """Sigue con lo recibido que falte por responder; después, con lo que llegue."""
-        conversation = self._conversation
-        if conversation.ended:
-            return
-        reply = b""
-        if conversation.queued:
-            reply = conversation.resume()
-            if reply:
-                self._transport.write(reply)
-        if not conversation.busy and not conversation.ended:
-            if self._server.stopping:
-                self.drain()
-                return
-            if not self._transport.get_write_buffer_size():
-                self._resume_reading()
-        self._look_after(reply)
 
     def _ask(self, message: str) -> None:
         """Pregunta al servicio. Mientras, se sigue leyendo: así se sabe si el cliente se va."""
@@ -502,9 +507,11 @@ class ImpatientConnection(Connection):
             self._server._clocks.idle.start(self)
 
     def data_received(self, data: bytes) -> None:
-        if not self._conversation.ended:
-            self._server._clocks.idle.restart(self)
         super().data_received(data)
+        if self._conversation.busy:
+            self._server._clocks.idle.stop(self)
+        elif not self._conversation.ended:
+            self._server._clocks.idle.restart(self)
 
     def idle(self) -> None:
         """El plazo ha vencido."""

@@ -33,8 +33,8 @@ class Limits(Record):
     lee. Cuatro lecturas, o una y lo que crezcan sus mayúsculas."""
 
     messages_per_turn: int = 500
-    """Mensajes que se responden de uno en uno sin ceder el turno a los demás clientes: unos 2 ms con una función
-    corta, o malos todos. Los que van en bloque no cuentan."""
+    """Mensajes que se responden de uno en uno en un turno (``TURN``): como mucho, 1 o 2 ms con una función corta. Los
+    que van en bloque no cuentan."""
 
     message_timeout: float = 10.0
     """Desde que un mensaje empieza hasta que acaba; sus bytes no lo renuevan. A 1 MiB le basta una línea de 1 Mbit/s;
@@ -158,6 +158,19 @@ class Limits(Record):
         if self.max_output < self.max_message:
             raise ValueError("max_output debe ser al menos max_message, para que la respuesta quepa")
 
+
+TURN = 0.002
+"""Segundos de cada vuelta del bucle para los que tienen mucho por responder, entre todos. Quien envía un mensaje suelto
+espera una o dos vueltas, sean cuantos sean los otros: muy por debajo de lo que una persona nota (100 ms). Con más, a
+los otros no se les atendería más deprisa: entre dos vueltas solo se mira si ha llegado algo, unos 20 us."""
+
+PROMPT_BYTES = 2048
+"""Lo recibido de una vez que se responde en el acto; si es más, espera turno. Lo de una persona, o lo de un programa
+que espera cada respuesta, cabe en un segmento (1460 bytes en Ethernet). Cuesta como mucho 50 us, con las letras más
+lentas de poner en mayúsculas: de quinientos a la vez, 25 ms."""
+
+PROMPT_MESSAGES = 32
+"""Lo mismo, en mensajes de los que van de uno en uno: 1 o 2 us cada uno, si la función es corta."""
 
 LARGEST = 2**31 - 1  # en segundos o en bytes, más no lo admiten todas las llamadas de todos los sistemas
 MIN_WORKER_TIMEOUT = 1.0  # segundos: una máquina ocupada puede tardar eso en dar turno a quien está bien

@@ -87,7 +87,7 @@ class MeasuredProtocol(ServerProtocol):
             block
             and self._decided
             and not self.unsettled
-            and len(data) <= self._limit
+            and len(data) <= self._prompt
             and data.endswith(b"\n")
             and _GOODBYE not in data
         ):
@@ -107,8 +107,8 @@ class MeasuredProtocol(ServerProtocol):
                 cells[_OK] += data.count(b"\n")
                 cells[_SENT_BYTES] += len(reply)
                 return reply
-            return self._settle(self._answer_by_parts(data))
-        return self._settle(self._receive(data))
+            return self._settle(self._without_shortcut(data))
+        return self._settle(self._take(data))
 
     def take_question(self) -> str | None:
         question = super().take_question()
@@ -136,9 +136,9 @@ class MeasuredProtocol(ServerProtocol):
             self._cells[_OK] += block.count(b"\n") + (not block.endswith(b"\n"))
         return reply
 
-    def _answer_message(self, body: bytes, newline: bytes) -> bytes:
+    def _answer_message(self, line: str, newline: str) -> bytes:
         start = self._clock()
-        reply = super()._answer_message(body, newline)
+        reply = super()._answer_message(line, newline)
         if self._result not in _UNASKED and not self.awaiting_answer:  # se llamó a la función
             self._took(self._clock() - start)
         return reply
@@ -151,6 +151,10 @@ class MeasuredProtocol(ServerProtocol):
     def _error(self, bad: BadMessage) -> bytes:
         self._count(_RESULTS.get(type(bad), _SERVICE_FAILED))
         return super()._error(bad)
+
+    def _not_utf8(self) -> None:
+        self._count(_RESULTS[NotUTF8])
+        super()._not_utf8()
 
     def _say_goodbye(self, terminator: bytes) -> bytes:
         self._cells[board.GOODBYES] += 1

@@ -35,9 +35,10 @@ El tiempo entra de fuera: quien usa el objeto mira ``awaiting_silence`` y, si el
 ``limits.goodbye_silence`` segundos, llama a ``receive_silence()``; y si ``unfinished`` dura
 ``limits.message_timeout``, a ``receive_deadline()``.
 
-El trabajo de una llamada está acotado, para que nadie haga esperar a los demás: lo que se responde mensaje a mensaje
-(porque el servicio no sabe de otra manera, o porque alguno es malo) se deja al llegar a ``limits.messages_per_turn``
-mensajes o a ``limits.high_water`` bytes de respuestas. Entonces ``busy`` es cierto, y ``resume()`` sigue donde iba.
+El trabajo de una llamada está acotado, para que nadie haga esperar a los demás. Lo que llega se responde en el acto
+solo si es poco (``PROMPT_BYTES``, ``PROMPT_MESSAGES``); si no, se guarda, ``busy`` es cierto y cada ``resume()`` es un
+turno. De lo que se responde mensaje a mensaje (porque el servicio no sabe de otra manera, o porque alguno es malo), un
+turno acaba a los ``limits.messages_per_turn`` mensajes o a los ``limits.high_water`` bytes de respuestas.
 
 Un servicio que espera (a un disco, a otra máquina) no se llama desde aquí, que los haría esperar a todos. Una
 conversación ``deferred`` pregunta: deja el mensaje en ``question`` y no sigue hasta que se le da la respuesta con
@@ -51,7 +52,7 @@ from collections import deque
 from collections.abc import Callable
 
 from .errors import BadMessage, HTTPRequest, MessageError, NotUTF8, ServiceFailed, ServiceTimedOut, TooLong, TooSlow
-from .limits import DEFAULT_LIMITS, Limits
+from .limits import DEFAULT_LIMITS, PROMPT_BYTES, PROMPT_MESSAGES, Limits
 from .services import Function, Service, as_service, uppercase
 
 TYPE_CHECKING = False  # como la de typing, sin pagar su importación
@@ -71,8 +72,12 @@ _REQUEST_LINE = _REQUEST_START + rb" HTTP/[0-9]\.[0-9]\r?\n"
 _REQUEST_END = 10  # bytes como mucho desde «HTTP/», con su terminador
 _GIST = 64  # bytes que se guardan de una primera línea ya respondida, o que no cabe: más de los que hacen falta
 _FEW_BYTES = 512  # un bloque así ya no se parte más: ir mensaje a mensaje cuesta lo que seguir partiendo
+_FEW_MESSAGES = 8  # de los que se preguntan, los que se separan de una vez: lo normal es parar en el primero
+_MANY_BYTES = 64 * 1024  # de una vez, en bloque: una lectura
 _SHORT_MESSAGE = 32  # bytes: con mensajes así, en un turno se acaban a la vez los mensajes y los bytes que se miran
 _WORST_TAIL = 3  # un carácter UTF-8 sin acabar tiene como mucho 3 bytes (RFC 3629)
+_ESCAPED = "[\udc80-\udcff]"  # así deja «surrogateescape» los bytes que no son UTF-8 (PEP 383)
+_NOT_UTF8, _NOT_UTF8_CR = (f"{ERROR_START}{NotUTF8()}{newline}".encode() for newline in ("\n", "\r\n"))
 
 
 class ServerProtocol:
@@ -98,6 +103,9 @@ class ServerProtocol:
         "_limits",
         "_owed_terminator",
         "_pending",
+        "_piecemeal",
+        "_prompt",
+        "_resumed",
         "_service",
         "_skipped",
         "_told",
@@ -122,14 +130,17 @@ class ServerProtocol:
         self._service = as_service(service)
         self._deferred = deferred and not self._service.block
         self._limits = limits
-        self._limit = limits.max_message  # a mano: se mira en cada lectura
+        self._limit = limits.max_message  # a mano, como la siguiente: se miran en cada lectura
+        self._prompt = min(PROMPT_BYTES, self._limit)
         self._decided = not self._service.by_character if lines_only is None else lines_only
         # Recibido y sin responder: media línea, medio carácter, media despedida. El bytearray, cuando haga falta.
         self._pending: bytes | bytearray = b""
         # Dentro de un mensaje demasiado largo, cuyo resto se tira: lo último tirado, que dice si el terminador que
         # llegue será "\r\n".
         self._skipped: bytes | None = None
-        self._unread = b""  # líneas recibidas que esperan otro turno, y lo que llegó detrás
+        self._unread = b""  # lo recibido que espera otro turno, y lo que ya no, que no se quita hasta acabar
+        self._resumed = 0  # cuántos de sus bytes ya no esperan
+        self._piecemeal = False  # si lo que espera ya se intentó en bloque, y no se pudo
         self._first = not allow_http  # si sigue en su primera línea, y hay que mirar si es de HTTP
         self._answered = b""  # el principio de la primera línea que ya se respondió o se tiró: lo que importa de él
         # Inmutables y vacíos: no ocupan nada en cada conexión que se porta bien.
@@ -152,11 +163,17 @@ class ServerProtocol:
 
     def receive_data(self, data: bytes) -> bytes:
         """Entran ``data``, bytes recién leídos, cortados por donde sea. Devuelve los bytes que enviar."""
-        if self._decided and not self.unsettled and data.endswith(b"\n") and _GOODBYE not in data:
+        if (
+            self._decided
+            and not self.unsettled
+            and len(data) <= self._prompt
+            and data.endswith(b"\n")
+            and _GOODBYE not in data
+        ):
             # Lo normal: mensajes enteros, y ninguno a medias. Lo que haría _shortcut, hecho aquí: con las cachés del
             # procesador frías, esa sola llamada era el 4 % de petición y respuesta (make bench, con uvloop).
             block = self._service.block
-            if block and len(data) <= self._limit:
+            if block:
                 try:
                     reply = block(data)
                 except KeyboardInterrupt:
@@ -165,20 +182,29 @@ class ServerProtocol:
                     reply = b""
                 if type(reply) is bytes and 0 < len(reply) <= self._limit:
                     return reply
-                return self._settle(self._fitting(reply) or self._answer_by_parts(data))
-        return self._settle(self._receive(data))
+                if reply := self._fitting(reply):
+                    return self._settle(reply)
+                return self._settle(self._without_shortcut(data))
+        return self._settle(self._take(data))
 
     def resume(self) -> bytes:
         """Otro turno para lo recibido que ``queued`` dice que falta por responder. Devuelve los bytes que enviar;
         ninguno si hay una pregunta sin respuesta, que va antes."""
         if self.awaiting_answer:
             return b""
-        # Solo un trozo: intentar el atajo con todo lo que falta en cada turno costaría más que responder.
-        now, later = self._unread[: self._slice()], self._unread[self._slice() :]
-        self._unread = b""
-        reply = self._receive(now)
-        if not self.ended:
-            self._unread += later
+        unread, start = self._unread, self._resumed
+        self._unread, self._resumed = b"", 0
+        end = len(unread)
+        if self._decided:
+            # Solo un trozo: intentar el atajo con todo lo que falta en cada turno costaría más que responder.
+            most = _MANY_BYTES if self._service.block and not self._piecemeal else self._slice()
+            end = unread.find(b"\n", start + most - 1) + 1 or end
+        reply = self._receive(unread[start:end])
+        if not self.ended and end < len(unread):
+            left = end - len(self._unread)
+            # Lo que ha quedado del trozo ya está ahí, y no se copia otra vez todo; salvo que hubiera algo a medias.
+            self._unread, self._resumed = (unread, left) if left >= start else (self._unread + unread[end:], 0)
+        self._piecemeal = self._piecemeal and bool(self._unread)
         return self._settle(reply + self._end_input())
 
     def take_question(self) -> str | None:
@@ -230,9 +256,9 @@ class ServerProtocol:
         return self._settle(self._end_input())
 
     @property
-    def queued(self) -> bool:
-        """Si hay mensajes recibidos que esperan otro turno: ``resume()``."""
-        return bool(self._unread)
+    def queued(self) -> int:
+        """Cuántos bytes recibidos esperan otro turno: ``resume()``."""
+        return len(self._unread) - self._resumed
 
     @property
     def awaiting_answer(self) -> bool:
@@ -259,7 +285,7 @@ class ServerProtocol:
         """Si hay que avisar con ``receive_silence()`` cuando el otro extremo calle: se retiene lo que puede ser una
         despedida. Nunca a la vez que hay algo que enviar."""
         held = bool(self._pending) and _GOODBYE_START.startswith(self._pending)
-        return held and not self._decided and not self.ended
+        return held and not self._decided and not self.busy and not self.ended
 
     def take_bad_messages(self) -> tuple[BadMessage, ...]:
         """Los errores que se han respondido, para contarlos a quien opera, y cada uno una sola vez. De los que son
@@ -271,14 +297,34 @@ class ServerProtocol:
 
     # -- por dentro -----------------------------------------------------------------------------------------
 
-    def _receive(self, data: bytes) -> bytes:
+    def _take(self, data: bytes) -> bytes:
+        """Lo que se responde en el acto a ``data``, recién leídos; lo demás queda en ``_unread``."""
         if self.ended:
             return b""
+        if self._unread or self._owed_terminator is not None or self._is_long(data):
+            self._unread = self._unread[self._resumed :] + data
+            self._resumed = 0
+            return b""
+        return self._receive(data)
+
+    def _without_shortcut(self, block: bytes) -> bytes:
+        """Lo mismo, de unas líneas con las que el atajo no ha podido."""
+        if block.count(b"\n") <= PROMPT_MESSAGES:
+            return self._answer_by_parts(block)
+        self._unread, self._piecemeal = block, True
+        return b""
+
+    def _is_long(self, data: bytes) -> bool:
+        """Si responder ``data`` es más de lo que se hace en el acto. Media línea solo hay que guardarla."""
+        size = len(self._pending) + len(data)
+        if size <= PROMPT_MESSAGES or (self._decided and b"\n" not in data):
+            return False
+        return size > PROMPT_BYTES or data.count(b"\n") > PROMPT_MESSAGES
+
+    def _receive(self, data: bytes) -> bytes:
         if self.awaiting_answer:
             self._unread += data
             return b""
-        if self._unread:  # sin esperar su turno: no debería, pero no se pierde nada
-            data, self._unread = self._unread + data, b""
         if self._decided:
             return self._receive_lines(data)
         if b"\n" in data:
@@ -301,7 +347,8 @@ class ServerProtocol:
     def _settle(self, reply: bytes) -> bytes:
         self.unsettled = bool(
             self._pending
-            or self.busy
+            or self._unread
+            or self._owed_terminator is not None
             or self.bad_messages
             or self._skipped is not None
             or self.ended
@@ -324,6 +371,8 @@ class ServerProtocol:
     # -- por decidir: sin terminadores todavía --------------------------------------------------------------
 
     def _receive_piece(self, data: bytes) -> bytes:
+        if not self._pending and data.isascii() and not _GOODBYE_START.startswith(data):
+            return self._answer_piece(data)  # lo de siempre
         piece = self._take_pending() + data
         if _GOODBYE_START.startswith(piece):
             self._keep(piece)  # puede ser la despedida: decide lo que llegue, o el silencio
@@ -333,7 +382,8 @@ class ServerProtocol:
         return self._answer_piece(piece[:whole]) if whole else b""
 
     def _answer_piece(self, piece: bytes) -> bytes:
-        self._remember(piece)
+        if len(self._answered) < _GIST:
+            self._remember(piece)
         return self._answer(piece)
 
     def _decide(self, data: bytes) -> bytes:
@@ -473,8 +523,8 @@ class ServerProtocol:
     def _answer_by_parts(self, block: bytes) -> bytes:
         """Como ``_answer``, cuando el atajo no ha podido con ``block`` entero."""
         if block.find(b"\n", 0, -1) < 0:  # uno solo: lo normal con un servicio que no tiene atajo
-            body = block.removesuffix(b"\n")
-            return self._answer_message(body, block[len(body) :])
+            line, newline, _ = _decode(block).partition("\n")
+            return self._answer_message(line, newline)
         later = b""
         if len(block) > self._slice():
             end = block.find(b"\n", self._slice()) + 1
@@ -482,10 +532,10 @@ class ServerProtocol:
         # Por mitades, los mensajes buenos siguen yendo en bloque: si no, uno malo haría pagar por separado los cientos
         # de miles que caben en una lectura.
         replies: list[bytes] = []
-        size, turn = 0, self._turn()
+        size, turn, high_water = 0, self._limits.messages_per_turn, self._limits.high_water
         parts = [block]
         untried = bool(later)  # este trozo, por sí solo, aún puede ir en bloque
-        while parts and turn > 0 and size < self._limits.high_water and not self.awaiting_answer:
+        while parts and turn > 0 and size < high_water and not self.awaiting_answer:
             part = parts.pop()
             reply = self._shortcut(part) if untried else b""
             untried = True
@@ -497,39 +547,53 @@ class ServerProtocol:
             if 0 < middle < len(part):
                 parts += (part[middle:], part[:middle])
                 continue
-            *bodies, rest = part.split(b"\n", turn)
-            for number, body in enumerate(bodies, 1):
-                replies.append(self._answer_message(body, b"\n"))
-                size += len(replies[-1])
-                if size >= self._limits.high_water:
-                    rest = b"\n".join((*bodies[number:], rest))
+            text = _decode(part)
+            *lines, rest = text.split("\n", min(turn, _FEW_MESSAGES) if self._deferred else turn)
+            is_bad, surely = None if text.isascii() else _bad_finder(), self._limit // 4
+            for number, line in enumerate(lines, 1):
+                if is_bad and not line.isascii() and len(line) <= surely and is_bad(line):
+                    reply = _NOT_UTF8_CR if line.endswith("\r") else _NOT_UTF8
+                    self._not_utf8()
+                else:
+                    reply = self._answer_message(line, "\n")
+                replies.append(reply)
+                size += len(reply)
+                if size >= high_water or self._owed_terminator is not None:
+                    rest = "\n".join((*lines[number:], rest))
                     break
-            turn -= len(bodies)
+            turn -= len(lines)
             if rest:
-                parts.append(rest)
+                parts.append(_encode(rest))
         self._unread = b"".join((*reversed(parts), later))
+        self._piecemeal = bool(self._unread)
         return b"".join(replies)
 
-    def _turn(self) -> int:
-        """Mensajes de un turno, de los que van de uno en uno; si se preguntan, tras cada pregunta hay que esperar."""
-        return 1 if self._deferred else self._limits.messages_per_turn
-
     def _slice(self) -> int:
-        """Bytes que se miran en un turno de los que van mensaje a mensaje."""
-        return max(_FEW_BYTES, self._turn() * _SHORT_MESSAGE)
+        """Bytes que se miran en un turno de los que van mensaje a mensaje. De los que se preguntan, pocos: tras cada
+        pregunta hay que esperar."""
+        return _FEW_BYTES if self._deferred else max(_FEW_BYTES, self._limits.messages_per_turn * _SHORT_MESSAGE)
 
-    def _answer_message(self, body: bytes, newline: bytes) -> bytes:
-        message, terminator = _split_terminator(body + newline)
+    def _answer_message(self, line: str, newline: str) -> bytes:
+        """La respuesta a un mensaje, con su terminador. ``line``: lo que hay antes de ``newline``, como da _decode."""
+        terminator = newline.encode()
+        message = line
+        if newline and line.endswith("\r"):
+            message, terminator = line[:-1], b"\r\n"
         try:
-            if self._is_too_long(body):
+            # Un carácter son como mucho 4 bytes: casi siempre se sabe que cabe sin contarlos.
+            if len(line) > self._limit // 4 and self._is_too_long(_encode(line)):
                 raise TooLong(self._limit)
-            text = _decode(message)
+            if not message.isascii():
+                message.encode()  # si no era UTF-8, lanza
             if self._deferred:
-                self.question, self._owed_terminator = text, terminator
+                self.question, self._owed_terminator = message, terminator
                 return b""
-            return self._fits(_reply(self._service.function, text)) + terminator
+            return self._fits(_reply(self._service.function, message)) + terminator
         except BadMessage as bad:
             return self._error(bad) + terminator
+        except UnicodeEncodeError:
+            self._not_utf8()
+            return _NOT_UTF8.removesuffix(b"\n") + terminator
 
     def _fits(self, reply: bytes) -> bytes:
         if len(reply) > self._limits.max_output:
@@ -537,10 +601,19 @@ class ServerProtocol:
         return reply
 
     def _error(self, bad: BadMessage) -> bytes:
+        self._tell(bad)
+        return f"{ERROR_START}{bad}".encode()
+
+    def _not_utf8(self) -> None:
+        """Se responde a un mensaje que no es UTF-8. Aparte de ``_error``, porque es el que menos cuesta enviar: en una
+        lectura caben treinta mil, y hacer cada vez la excepción y la frase era casi todo lo que costaban."""
+        if NotUTF8 not in self._told:
+            self._tell(NotUTF8())
+
+    def _tell(self, bad: BadMessage) -> None:
         if isinstance(bad, ServiceFailed) or type(bad) not in self._told:
             self._told |= {type(bad)}
             self.bad_messages += (bad,)
-        return f"{ERROR_START}{bad}".encode()
 
     def _say_goodbye(self, terminator: bytes) -> bytes:
         self.ended = self.said_goodbye = True
@@ -661,11 +734,21 @@ class ClientProtocol:
         self._pending.clear()
 
 
-def _decode(message: bytes) -> str:
-    try:
-        return message.decode()
-    except UnicodeDecodeError as error:
-        raise NotUTF8 from error
+def _decode(block: bytes) -> str:
+    """``block`` en texto. Cada byte que no es UTF-8 queda como un ``_ESCAPED``, y los ``\\n``, donde estaban."""
+    return block.decode("utf-8", "surrogateescape")
+
+
+def _encode(block: str) -> bytes:
+    """Lo contrario de ``_decode``."""
+    return block.encode("utf-8", "surrogateescape")
+
+
+def _bad_finder() -> Callable[[str], object]:
+    """Quien dice si un mensaje, como da ``_decode``, no era UTF-8. Sin excepciones, que cuestan diez veces más."""
+    import re  # tarda en cargarse, y el cliente no la usa
+
+    return re.compile(_ESCAPED).search
 
 
 def _reply(call: Callable[..., object], *message: str) -> bytes:

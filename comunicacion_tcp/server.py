@@ -30,7 +30,7 @@ from .connection import (
 from .descriptors import room
 from .errors import BadTLSFile, OnlyThroughBalancer, Refusal
 from .forks import keep_from_children
-from .limits import DEFAULT_LIMITS, Limits
+from .limits import DEFAULT_LIMITS, TURN, Limits
 from .listener import Listener, adopt_sockets, open_sockets
 from .loops import LoopThread
 from .observer import Observer
@@ -40,6 +40,7 @@ from .services import Function, Service, as_service, uppercase
 from .timeouts import within
 from .tls import ServerTLS
 from .tls_transport import TLSTransport
+from .turns import Turns
 from .workers import Contexts, Job, Outcome, Tasks, Threads, Workers, direct
 
 TYPE_CHECKING = False  # como la de typing
@@ -133,6 +134,7 @@ class Server:
         self.new_connection = ImpatientConnection if limits.idle_timeout else Connection
         self.stopping: bool = False
         """Si se está deteniendo."""
+        self._draining = False  # si, además, ya no se lee más
         self._cut_count = 0
 
     @property
@@ -169,7 +171,7 @@ class Server:
         """
         self._check_stopped()
         self._use_loop(asyncio.get_running_loop())
-        self.stopping = False
+        self.stopping = self._draining = False
         limits = self.limits
         shared = self._sockets is not None
         sockets = (
@@ -193,6 +195,7 @@ class Server:
         self._loop = loop
         self._all_gone = asyncio.Event()  # desde que alguien la espera, es de un solo bucle
         self._clocks = Clocks(loop, self.limits)
+        self._turns = Turns(loop, TURN, Connection.go_on)
         self._contexts = Contexts()
         self._threads = Threads(loop, self._most_threads, self._contexts) if self._most_threads else None
         self._set_service()
@@ -233,6 +236,7 @@ class Server:
         self._listeners.clear()
         for _ in range(_TURNS_TO_READ):
             await asyncio.sleep(0)
+        self._draining = True
         for connection in self._connections:
             connection.drain()
         if self._connections:

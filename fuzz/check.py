@@ -30,9 +30,9 @@ from tests.support.model import EOF, FAREWELL, SILENCE, Step, answer_lines, answ
 OPTIONS = 5
 # Máximos de 16 a 64 bytes, que los mensajes de una entrada corta cruzan a menudo, y uno que no cruza ninguno.
 _LIMITS = (*range(MIN_MESSAGE, 65), 5000)
-# Un trozo repetido puede pasar de los bytes que cambian de camino en services.py (1024) y protocol.py (512). Con más
-# mensajes el fuzzer pasaría el rato en unas pocas entradas lentas; por lo mismo, solo se repite uno.
-_MESSAGES, _REPEATED = 24, 1100
+# Un trozo repetido puede pasar de lo que cambia de camino en services.py (1024 bytes) y protocol.py (512 y 2048 bytes,
+# y 32 mensajes). Con más, el fuzzer pasaría el rato en unas pocas entradas lentas; por lo mismo, solo se repite uno.
+_MESSAGES, _REPEATED = 40, 2200
 _TURNS = ((1, 10**6), (2, 10**6), (3, 64), (1000, 16), (1000, 10**6))  # mensajes, y bytes de respuestas
 _MARKS = re.compile(rb"([|~*])")
 

@@ -31,7 +31,7 @@ ORDER = [
     ),
     *("delivery", "timeouts", "forks"),
     *("conversation", "client", "relay", "aio"),
-    *("deadlines", "descriptors", "systemd", "loops", "listener", "tls_transport", "workers"),
+    *("deadlines", "turns", "descriptors", "systemd", "loops", "listener", "tls_transport", "workers"),
     *("observer", "admission", "connection", "server", "measuring", "metrics", "metrics_server"),
     *("supervision", "supervisor", "processors"),
     *("pytest_plugin", "loading", "watch", "fresh_imports", "cli", "__main__"),

@@ -123,7 +123,7 @@ def test_a_script_reaches_every_service(kind: int, monkeypatch: pytest.MonkeyPat
 def test_a_script_becomes_steps() -> None:
     assert check.read_script(b"ho|la~\n", byte_by_byte=False) == [b"ho", b"la", SILENCE, b"\n"]
     assert check.read_script(b"ho|la~\n", byte_by_byte=True) == [b"h", b"o", b"l", b"a", SILENCE, b"\n"]
-    assert check.read_script(b"a\n*b*", byte_by_byte=True) == [b"a\n" * 24, b"b"]
+    assert check.read_script(b"a\n*b*", byte_by_byte=True) == [b"a\n" * 40, b"b"]
 
 
 @given(st.lists(st.binary(max_size=20) | st.text(max_size=8).map(str.encode), max_size=5))

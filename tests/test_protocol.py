@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -17,12 +17,12 @@ from comunicacion_tcp.errors import (
     TooLong,
     TooSlow,
 )
-from comunicacion_tcp.limits import Limits
+from comunicacion_tcp.limits import PROMPT_BYTES, PROMPT_MESSAGES, Limits
 from comunicacion_tcp.protocol import ClientProtocol, ServerProtocol
 from comunicacion_tcp.services import Service, uppercase
 
 from .support.driving import play
-from .support.model import EOF, HTTP, SILENCE, Step
+from .support.model import EOF, HTTP, SILENCE, Step, answer_lines
 
 SMALL = Limits(max_message=16)
 
@@ -37,6 +37,15 @@ def in_turns(conversation: ServerProtocol, data: bytes) -> list[bytes]:
     turns = [conversation.receive_data(data)]
     while conversation.busy:
         turns.append(conversation.resume())
+    return turns
+
+
+def in_turns_asking(conversation: ServerProtocol, data: bytes) -> list[bytes]:
+    """Lo mismo, de una que pregunta."""
+    turns = [conversation.receive_data(data)]
+    while conversation.busy:
+        question = conversation.take_question()
+        turns.append(conversation.resume() if question is None else conversation.receive_answer(question.upper))
     return turns
 
 
@@ -121,8 +130,8 @@ def test_a_thousand_complete_lines_cost_the_service_one_call() -> None:
 
     conversation = ServerProtocol(Service(str, block=count, by_character=True))
     lines = b"hola\n" * 1000
-    assert conversation.receive_data(lines) == lines
-    assert conversation.receive_data(lines[:-2]) + conversation.receive_data(lines[-2:]) == lines
+    assert in_turns(conversation, lines) == [b"", lines]
+    assert b"".join(in_turns(conversation, lines[:-2]) + in_turns(conversation, lines[-2:])) == lines
     assert blocks == [lines, lines[:-5], lines[-5:]]
 
 
@@ -217,13 +226,24 @@ def test_a_shortcut_that_fails_falls_back_to_the_function(outcome: object) -> No
 
 
 def test_ctrl_c_is_not_a_failure_of_the_service() -> None:
-    def interrupted(message: object) -> NoReturn:
-        raise KeyboardInterrupt
+    def interrupted(message: object) -> Any:
+        if "hola" in str(message):
+            raise KeyboardInterrupt
+        return ""
 
     for service in (Service(interrupted), Service(str, block=interrupted)):
         for data in (b"hola\n", b"hola\nad"):
-            with pytest.raises(KeyboardInterrupt):
-                ServerProtocol(service).receive_data(data)
+            for before in (b"", b"\xff\n"):
+                conversation = ServerProtocol(service, lines_only=True)
+                conversation.receive_data(before)
+                conversation.take_bad_messages()
+                with pytest.raises(KeyboardInterrupt):
+                    conversation.receive_data(data)
+
+
+def test_a_reply_larger_than_any_message_is_as_good_as_any() -> None:
+    conversation = ServerProtocol(limits=SMALL)
+    assert replies(conversation, b"\n", "ΰΰΰ\n".encode()) == [b"\n", "ΰΰΰ\n".upper().encode()]
 
 
 def test_one_bad_message_among_many_does_not_make_the_rest_pay_one_by_one() -> None:
@@ -285,7 +305,7 @@ def test_what_is_answered_one_by_one_takes_turns(service: Service) -> None:
 def test_a_turn_is_of_as_many_messages_as_it_says_if_they_are_short() -> None:
     conversation = ServerProtocol(Service(str.upper), Limits(messages_per_turn=100))
     turns = in_turns(conversation, b"mensaje de 20 bytes\n" * 300)
-    assert [turn.count(b"\n") for turn in turns] == [100] * 3
+    assert [turn.count(b"\n") for turn in turns] == [0, 100, 100, 100]
 
 
 def test_what_follows_waits_for_its_turn() -> None:
@@ -293,7 +313,8 @@ def test_what_follows_waits_for_its_turn() -> None:
     assert conversation.receive_data(b"a\nb\nc\nd") == b"A\nB\n"
     assert conversation.unsettled
     assert not conversation.unfinished  # lo que falta por responder no es culpa del cliente
-    assert conversation.receive_data(b"e\nf\n") == b"C\nDE\n"  # no debería, pero no se pierde nada
+    assert conversation.receive_data(b"e\nf\n") == b""  # va detrás
+    assert conversation.resume() == b"C\nDE\n"
     assert conversation.resume() == b"F\n"
     assert not conversation.unsettled
     assert conversation.receive_data(b"g\nh\ni\nj") == b"G\nH\n"
@@ -303,6 +324,85 @@ def test_what_follows_waits_for_its_turn() -> None:
     assert conversation.ended
 
 
+ERROR = "ERROR: el mensaje no es UTF-8 válido\n".encode()
+
+
+@pytest.mark.parametrize("service", [Service(str.upper), uppercase], ids=["sin atajo", "con atajo"])
+@pytest.mark.parametrize(
+    ("data", "reply"),
+    [
+        (b"a\n\xff\n" * PROMPT_MESSAGES, (b"A\n" + ERROR) * PROMPT_MESSAGES),
+        (b"\xff\n" * (PROMPT_MESSAGES + 1), ERROR * (PROMPT_MESSAGES + 1)),
+        (b"a" * PROMPT_BYTES + b"\n", b"A" * PROMPT_BYTES + b"\n"),
+        (b"a" * PROMPT_BYTES + b"\nDESCONEXION\n", b"A" * PROMPT_BYTES + b"\n" + BYE + b"\n"),
+    ],
+    ids=["muchos y malos", "muchos malos", "largo", "y despedida"],
+)
+def test_what_arrives_is_answered_at_once_only_if_it_is_little(service: Service, data: bytes, reply: bytes) -> None:
+    # Si no, quinientos que envían mucho a la vez tendrían todos su turno en la misma vuelta del bucle.
+    conversation = ServerProtocol(service, lines_only=True)
+    conversation.receive_data(b"\n")
+    assert conversation.receive_data(data) == b""
+    assert conversation.queued == len(data)
+    assert not conversation.unfinished
+    conversation.receive_data(b"b\n")
+    assert conversation.resume() + conversation.resume() == reply + (b"" if BYE in reply else b"B\n")
+    assert not conversation.busy
+    assert conversation.receive_data(data) == b""
+    assert conversation.busy != conversation.ended
+
+
+@pytest.mark.parametrize("service", [Service(str.upper), uppercase], ids=["sin atajo", "con atajo"])
+def test_little_is_answered_at_once(service: Service) -> None:
+    conversation = ServerProtocol(service, lines_only=True)
+    for message in (b"a\n", b"\xff\n"):
+        assert not in_turns(conversation, message * PROMPT_MESSAGES)[1:]
+    assert not in_turns(conversation, b"a" * (PROMPT_BYTES - 1) + b"\n")[1:]
+
+
+def test_many_that_go_in_a_block_are_answered_at_once_and_one_by_one_they_wait() -> None:
+    many = b"a\n" * (PROMPT_MESSAGES + 1)
+    conversation = ServerProtocol(uppercase)
+    conversation.receive_data(b"\n")
+    assert in_turns(conversation, many) == [many.upper()]
+    assert in_turns(ServerProtocol(str.upper), many) == [b"", many.upper()]
+
+
+def test_half_a_line_is_only_kept_and_its_end_makes_it_wait() -> None:
+    conversation = ServerProtocol()
+    assert in_turns(conversation, b"\n" + b"a" * PROMPT_BYTES) == [b"", b"\n"]
+    assert in_turns(conversation, b"b" * PROMPT_BYTES) == [b""]
+    assert in_turns(conversation, b"\n") == [b"", b"A" * PROMPT_BYTES + b"B" * PROMPT_BYTES + b"\n"]
+
+
+def test_a_large_piece_waits_its_turn_whole() -> None:
+    conversation = ServerProtocol(uppercase)
+    piece = b"a" * (PROMPT_BYTES + 1)
+    assert conversation.receive_data(piece) == b""
+    assert conversation.receive_data(b"DESCONEXION") == b""
+    assert not conversation.awaiting_silence
+    assert conversation.resume() == piece.upper() + b"DESCONEXION"
+    assert not conversation.busy
+
+
+def test_what_waits_is_looked_at_by_slices_and_loses_nothing() -> None:
+    # Más de lo que se mira de una vez, con algo a medias delante y los malos repartidos.
+    conversation = ServerProtocol(Service(str.upper), Limits(messages_per_turn=20))
+    stream = b"".join(b"%d \xc3\xb1\n\xff\r\n" % number for number in range(2000)) + b"a medias"
+    first, rest = stream[:1], stream[1:]
+    turns = [conversation.receive_data(first), *in_turns(conversation, rest)]
+    assert b"".join(turns) == answer_lines(stream[: -len(b"a medias")], 10**6)
+    assert max(turn.count(b"\n") for turn in turns) == 20
+    assert conversation.unfinished
+
+
+def test_among_questions_the_bad_ones_do_not_wait_one_turn_each() -> None:
+    conversation = ServerProtocol(Service(str.upper), deferred=True)
+    turns = in_turns_asking(conversation, b"\xff\n" * 200 + b"a\n" + b"\xff\r\n" * 200 + b"b\n")
+    assert len(turns) < 20
+    assert b"".join(turns) == ERROR * 200 + b"A\n" + ERROR.replace(b"\n", b"\r\n") * 200 + b"B\n"
+
+
 def test_the_replies_of_a_turn_are_bounded() -> None:
     limits = Limits(high_water=1000, max_output=5000, max_message=1000)
     conversation = ServerProtocol(lambda message: message * 100, limits)
@@ -310,7 +410,8 @@ def test_the_replies_of_a_turn_are_bounded() -> None:
     assert [len(turn) for turn in turns] == [1001] * 20
     conversation.receive_data(b"a\n" * 20)
     assert conversation.busy
-    assert conversation.receive_data(b"x" * 51 + b"\n") == (b"a" * 100 + b"\n") * 10
+    assert conversation.receive_data(b"x" * 51 + b"\n") == b""
+    assert conversation.resume() == (b"a" * 100 + b"\n") * 10
     assert conversation.resume() == b"ERROR: la respuesta pasa de 5000 bytes\n"
     assert [type(bad) for bad in conversation.take_bad_messages()] == [ServiceFailed]
 
@@ -647,6 +748,14 @@ def test_client_does_not_once_the_server_ends_its_replies() -> None:
     assert not client.has_begun
     client.receive_data(b"otra")
     assert (client.has_reply, client.has_begun) == (False, True)
+
+
+def test_the_client_knows_how_the_server_ends_its_replies() -> None:
+    client = ClientProtocol()
+    client.receive_data(b"HOLA")
+    assert not client.ends_replies
+    client.receive_data(b"\n")
+    assert client.ends_replies
 
 
 def test_client_ends_the_last_reply_at_the_end_of_input() -> None:

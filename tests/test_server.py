@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
+import itertools
 import os
 import socket
 import threading
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from comunicacion_tcp.connection import Connection, Owner
 from comunicacion_tcp.limits import Limits
 from comunicacion_tcp.listener import open_sockets
 from comunicacion_tcp.observer import Observer
@@ -328,7 +331,7 @@ def test_nobody_is_late_while_it_waits_its_turn() -> None:
     loop.now += 10  # la máquina, parada
     loop.turn()
     loop.turn()
-    assert len([timer for timer in loop.timers if timer.callback == connection._go_on]) <= 1
+    assert len(connection._server._turns) <= 1
     while b"OTRO" not in wire.written and loop.timers:
         connection.data_received(b"\n")
         loop.turn()
@@ -342,16 +345,65 @@ def test_a_flooder_gives_way_between_turns_and_loses_nothing() -> None:
     connection, wire, loop, _ = fake_connection(Limits(messages_per_turn=10))
     connection.data_received(b"\xff\n" * 25 + b"hola\n")
     assert wire.written.count(b"ERROR") == 10
-    assert not wire.reading
     loop.turn()
     assert wire.written.count(b"ERROR") == 20
-    assert not wire.reading
     loop.turn()
     assert wire.written.count(b"ERROR") == 25
     assert wire.written.endswith(b"HOLA\n")
     assert wire.reading
     loop.turn()
     assert wire.state == "abierto"
+
+
+ERROR = "ERROR: el mensaje no es UTF-8 válido\n".encode()
+FLOODS = {
+    "buenos": (b"hola\n" * 5000, b"HOLA\n" * 5000, 5 * 5000),
+    "malos": (b"\xff\n" * 1000, ERROR * 1000, len(ERROR) * 500),
+}
+"""Lo que se envía, lo que se responde, y cuántos bytes de ello en un turno."""
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+@pytest.mark.parametrize("many", [10, 100, 500])
+def test_many_flooders_do_not_make_one_message_wait(many: int, flood: str) -> None:
+    first, _, loop, _ = fake_connection()
+    server = first._server
+    sent, reply, one_turn = FLOODS[flood]
+    answered = [0]
+    flooders = [add_connection(server) for _ in range(many)]
+    polite, wire = add_connection(server)
+    for connection, _ in flooders:
+        connection.data_received(sent)  # todos, en la misma vuelta
+    assert not any(flooder.written for _, flooder in flooders)
+    while len(server._turns):
+        wire.written = b""
+        polite.data_received(b"hola\n")
+        assert wire.written == b"HOLA\n"
+        loop.turn()
+        lengths = [len(flooder.written) for _, flooder in flooders]
+        answered.append(sum(lengths))
+        assert max(lengths) - min(lengths) <= one_turn  # nadie va dos veces antes que otro
+    assert {after - before for before, after in itertools.pairwise(answered)} == {one_turn}  # uno por vuelta
+    assert all(flooder.written == reply for _, flooder in flooders)
+
+
+def add_connection(server: Owner) -> tuple[Connection, FakeTransport]:
+    """Otra conexión del mismo servidor."""
+    connection, wire = Connection(server, ("192.0.2.8", 4000)), FakeTransport()
+    connection.connection_made(cast(Any, wire))
+    return connection, wire
+
+
+def test_who_waits_its_turn_is_read_a_little_and_no_more() -> None:
+    connection, wire, loop, _ = fake_connection()
+    block = b"x" * 9 + b"\n"
+    connection.data_received(block * 6000)
+    assert wire.reading
+    connection.data_received(block * 6000)
+    assert not wire.reading
+    loop.advance(0)
+    assert wire.written == block.upper() * 12000
+    assert wire.reading
 
 
 def test_turns_wait_until_the_client_reads() -> None:
@@ -363,6 +415,7 @@ def test_turns_wait_until_the_client_reads() -> None:
     assert wire.written.count(b"ERROR") == 10
     wire.owed = 0
     connection.resume_writing()
+    loop.turn()
     assert wire.written.count(b"ERROR") == 15
     assert wire.reading
     loop.advance(10)
@@ -371,7 +424,7 @@ def test_turns_wait_until_the_client_reads() -> None:
 
 def test_stopping_answers_first_what_was_waiting_its_turn() -> None:
     connection, wire, loop, _ = fake_connection(Limits(messages_per_turn=10))
-    connection._server.stopping = True
+    connection._server._draining = True
     connection.data_received(b"\xff\n" * 25)
     connection.drain()
     assert wire.state == "abierto"

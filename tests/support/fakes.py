@@ -9,6 +9,7 @@ from typing import Any
 from comunicacion_tcp.connection import Connection, ImpatientConnection
 from comunicacion_tcp.limits import Limits
 from comunicacion_tcp.server import Server
+from comunicacion_tcp.turns import Turns
 
 from .serving import Recorder
 
@@ -142,6 +143,7 @@ def fake_connection(
     server = Server(limits=limits or Limits(), observer=recorder)
     loop: Any = FakeLoop()
     server._use_loop(loop)
+    server._turns = Turns(loop, 0, Connection.go_on, clock=loop.time)  # en cada vuelta, uno
     kind = ImpatientConnection if server.limits.idle_timeout else Connection
     connection = kind(server, ("192.0.2.7", 4000))
     wire: Any = transport or FakeTransport()
