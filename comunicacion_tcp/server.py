@@ -179,10 +179,10 @@ class Server:
             if self._sockets is None
             else adopt_sockets(self._sockets, limits.keepalive)
         )
+        keep_from_children(self, Server._descriptors)
         trouble = self.observer.cannot_accept
         for sock in sockets:
             self._listeners.append(Listener(sock, self._serve, trouble, limits.accept_pause, shared=shared))
-        keep_from_children(self, Server._descriptors)
         self._connections.fit(room())
         if self._connections.capacity < limits.max_connections:
             self.observer.lowered(self._connections.capacity, limits.max_connections)

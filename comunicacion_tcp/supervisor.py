@@ -22,6 +22,7 @@ import socket
 import time
 from collections.abc import Callable
 
+from .forks import keep_from_children
 from .supervision import CUT, DRAIN, RETIRE, TURN, Action, Fork, Kill, Order, Supervision
 
 with contextlib.suppress(ImportError):  # Windows, donde tampoco hay fork
@@ -50,6 +51,7 @@ class Seat:
         self.row: int = fork.row
         self.first: bool = fork.first
         self._channel = channel
+        keep_from_children(self, lambda seat: [seat._channel.fileno()])  # los que cree un servicio
         self._patience = _BEAT  # hasta que atienda no tiene nada que responder
         self._orphan = False
 

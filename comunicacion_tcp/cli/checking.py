@@ -7,10 +7,10 @@ las métricas. No si el puerto está libre: mientras el servidor está en marcha
 from __future__ import annotations
 
 import contextlib
-import sys
 
 from ..errors import BadService, BadTLSFile
 from .metrics import CannotMeasure, need_prometheus
+from .output import only_ours
 from .sentences import bad_service, bad_tls_file
 from .serving import FAILED, OK, Launch, end_anyway, load, tls_of
 from .terminal import INTERRUPTED, close_output, complain, say
@@ -30,7 +30,7 @@ def _look_at(launch: Launch) -> int:
     options = launch.options
     wrong = []
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # lo que escriba un módulo al importarse no es la respuesta
+        with only_ours():  # lo que escriba un módulo al importarse no es la respuesta
             load(options)
     except BadService as bad:
         wrong.append(bad_service(bad))

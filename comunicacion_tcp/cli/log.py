@@ -220,3 +220,11 @@ def logging_to(write: Callable[[str], None], formatter: logging.Formatter, level
         yield Log(level, LineHandler(formatter, write), write if type(formatter) is PlainFormatter else None)
     finally:
         root.removeHandler(others)
+
+
+def stop_hearing() -> None:
+    """Lo que cuenten otros con ``logging`` ya no es nuestro."""
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        if isinstance(handler, _OthersHandler):
+            root.removeHandler(handler)

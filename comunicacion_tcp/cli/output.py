@@ -13,11 +13,13 @@ import errno
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
+from ..forks import keep_from_children
 from .terminal import complain
 
 with contextlib.suppress(ImportError):  # Windows, donde no hay varios procesos
@@ -34,6 +36,7 @@ _RETRY = 1.0  # segundos hasta volver a probar con una salida que dio error: un 
 # escribirlo, otro proceso puede llenarla.
 _STUCK = 0.2
 _AGAIN = 0.1  # segundos entre avisos de que venció ese plazo: a una persona, otra décima no le dice nada
+_ERRORS = 2  # su descriptor: cerrada, es /dev/null (terminal.prepare_streams)
 _FAREWELL = 1.0  # segundos que se espera al acabar a que salga lo último: de sobra si alguien lo lee
 
 
@@ -88,6 +91,8 @@ class Output:
     def __init__(
         self, sink: Callable[[memoryview], int | None], encoding: str, notice: Callable[[int], str], room: int = _ROOM
     ) -> None:
+        self.terminal = False
+        """Si la lee una persona."""
         self._sink = sink
         self._backlog = Backlog(room, encoding, notice)
         # Reentrante: el recolector de basura puede pasar justo aquí y hacer que asyncio cuente algo.
@@ -267,6 +272,32 @@ def _some_lines(data: memoryview) -> memoryview:
         return data
     fit = bytes(data[: select.PIPE_BUF]).rfind(b"\n") + 1
     return data[: fit or bytes(data).find(b"\n") + 1 or len(data)]
+
+
+@contextlib.contextmanager
+def only_ours() -> Iterator[Any]:
+    """Mientras dura, la salida es solo de quien tiene lo que esto da, que hace de ``sys.stdout``. Lo que escriban los
+    demás, con ``print()``, por debajo (una biblioteca en C) o desde un proceso que creen, va con los errores."""
+    stream, errors = sys.stdout, sys.stderr
+    try:
+        number = stream.fileno()
+        own = os.dup(number)
+    except (AttributeError, OSError, ValueError):  # cerrada, o la de otro programa: por debajo no hay nada que apartar
+        with contextlib.redirect_stdout(errors):
+            yield stream
+        return
+    with open(own, "w", encoding=stream.encoding, errors=stream.errors) as ours:
+        keep_from_children(ours, lambda ours: [] if ours.closed else [ours.fileno()])
+        stream.flush()
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # la de errores es de otro programa
+            os.dup2(errors.fileno() if errors else _ERRORS, number)
+        try:
+            with contextlib.redirect_stdout(errors):
+                yield ours
+        finally:
+            with contextlib.suppress(OSError, ValueError):  # un servicio puede haberla cerrado
+                stream.flush()
+            os.dup2(own, number)
 
 
 def sink_of(stream: Any) -> tuple[Callable[[memoryview], int | None], str]:

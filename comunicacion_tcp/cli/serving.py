@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..board import Board
 from ..descriptors import raise_limit
@@ -33,9 +33,9 @@ from ..supervision import CUT, CUT_SHORT, DRAIN, NOT_STARTED, RETIRE, Insistence
 from ..supervisor import Seat
 from ..systemd import Notifier
 from ..tls import ServerTLS
-from .log import FORMATS, LEVELS, JsonFormatter, Log, lines_lost, logging_to
+from .log import FORMATS, LEVELS, JsonFormatter, Log, lines_lost, logging_to, stop_hearing
 from .metrics import CannotMeasure, Metrics, MetricsAlone
-from .output import Output, Turn, by_lines, complain_briefly, sink_of
+from .output import Output, Turn, by_lines, complain_briefly, only_ours, sink_of
 from .reloading import Told, keep_fresh
 from .report import Reporter, WorkerReporter
 from .sentences import bad_service, bad_socket, bad_tls_file, listening_failed
@@ -95,13 +95,20 @@ def serve(launch: Launch, post: Post | None = None) -> int:
     except BadSocket as bad:
         complain(bad_socket(bad))
         return FAILED
-    with FreshImports(options.servicio) if options.recargar else contextlib.nullcontext() as imports:
+    with contextlib.ExitStack() as stack:
+        stdout, imports = sys.stdout, None
+        if options.servicio:
+            # Antes de importarlo, que también puede crear procesos y escribir.
+            _bear_strangers(post.sockets if post else systemd.sockets)
+            stdout = stack.enter_context(only_ours())
+        if options.recargar:
+            imports = stack.enter_context(FreshImports(options.servicio))
         # Antes de que haya un bucle: un módulo puede querer el suyo mientras se importa.
         try:
             service = load(options, imports)
         except BadService as bad:
             return _cannot(post, bad_service(bad))
-        return _listen(launch, post, systemd, service, imports)
+        return _listen(launch, post, systemd, service, imports, stdout)
 
 
 def _cannot(post: Post | None, why: str) -> int:
@@ -137,10 +144,12 @@ def tls_of(options: argparse.Namespace) -> ServerTLS | None:
     return ServerTLS(options.tls_cert, options.tls_clave, options.tls_ca) if options.tls_cert else None
 
 
-def _listen(launch: Launch, post: Post | None, systemd: Manager, service: Service, imports: FreshImports | None) -> int:
+def _listen(
+    launch: Launch, post: Post | None, systemd: Manager, service: Service, imports: FreshImports | None, stdout: Any
+) -> int:
     options = launch.options
     formatter = formatter_of(options, several=post is not None)
-    sink, encoding = sink_of(sys.stdout)
+    sink, encoding = sink_of(stdout)
     try:
         output = Output(
             by_lines(sink, post.turn) if post else sink, encoding, lambda count: formatter.format(lines_lost(count))
@@ -148,9 +157,8 @@ def _listen(launch: Launch, post: Post | None, systemd: Manager, service: Servic
     except RuntimeError:
         return _cannot(post, _NO_THREAD)
     try:
-        # Lo que escriba un servicio va con los errores: en la salida solo hay líneas del registro.
-        apart = contextlib.redirect_stdout(sys.stderr) if options.servicio else contextlib.nullcontext()
-        with apart, logging_to(output.write, formatter, LEVELS[options.nivel]) as log:
+        output.terminal = is_terminal(stdout)
+        with logging_to(output.write, formatter, LEVELS[options.nivel]) as log:
             return run(_heeding_signals(lambda: _serve(launch, post, systemd, service, imports, log, output)))
     finally:
         output.close()
@@ -225,7 +233,6 @@ async def _serve(
         _handle_signals(loop, end.ask, signal.SIGTERM)  # las de la terminal son para el padre
     else:
         _handle_signals(loop, end.insist, *_SIGNALS)
-    _bear_strangers(given)
     try:
         await server.start()
     except NetworkError as error:
@@ -247,7 +254,7 @@ async def _serve(
     if reloading:
         reloading.cancel()
     loop.set_exception_handler(lambda *_: None)  # acabando, lo que asyncio dejó aplazado ya no le importa a nadie
-    if not post and is_terminal(sys.stdout):
+    if not post and output.terminal:
         output.write("")  # detrás de «^C»
     reporter.stopping(server.conversations)
     systemd.notifier.stopping()
@@ -377,14 +384,16 @@ def _handle_signals(loop: asyncio.AbstractEventLoop, handler: Callable[[], None]
 
 
 def _bear_strangers(given: list[socket.socket]) -> None:
-    """Un proceso que cree el servicio (multiprocessing) no es de los nuestros: no atiende nuestras señales, ni se queda
-    los sockets que nos dieron (los demás los suelta ``forks.py``)."""
+    """Un proceso que cree el servicio (multiprocessing) no es de los nuestros: no atiende nuestras señales, no se queda
+    los sockets que nos dieron (los demás los suelta ``forks.py``), ni escribe en nuestro registro, que en él no va a
+    ninguna parte."""
 
     def be_born() -> None:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C llega a todos: de este se ocupa quien lo creó
         release(sock.fileno() for sock in given)
+        stop_hearing()
 
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=be_born)

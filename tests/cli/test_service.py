@@ -91,10 +91,10 @@ def test_reloading_needs_a_service() -> None:
 def test_an_interrupt_while_importing_is_not_an_error(tmp_path: Path) -> None:
     write(tmp_path / "mio.py", "import threading\nprint('importando', flush=True)\nthreading.Event().wait()")
     with Program([*SERVER, "--puerto", "0", "--servicio", "mio:f"], cwd=tmp_path) as server:
-        server.wait_for("importando\n")
+        wait_until(lambda: server.errors == "importando\n", "que se importe")
         server.signal(signal.SIGINT)
         assert server.wait() == 0
-        assert server.errors == ""
+        assert (server.output, server.errors) == ("", "importando\n")
 
 
 # -- un servicio que falla ----------------------------------------------------------------------------------

@@ -39,8 +39,8 @@ exec setpriv --reuid NOBODY --regid NOBODY --clear-groups --no-new-privs --bound
 
 @contextlib.contextmanager
 def first_process(extra: Path, *options: str, until: str = "Servidor escuchando") -> Iterator[tuple[Program, int]]:
-    """El servidor, en cuanto escribe ``until``, y el número que tiene fuera. ``extra``: una carpeta de la que puede
-    importar un servicio."""
+    """El servidor, en cuanto escribe ``until``, también si es con los errores, y el número que tiene fuera. ``extra``:
+    una carpeta de la que puede importar un servicio."""
     if os.geteuid() or not all(map(shutil.which, _TOOLS)):
         missing("hacen falta root y unshare")
     if subprocess.run(["unshare", "--mount", "--pid", "--fork", "true"], capture_output=True).returncode:
@@ -54,7 +54,10 @@ def first_process(extra: Path, *options: str, until: str = "Servidor escuchando"
     env = {"PYTHONPATH": path, "LD_LIBRARY_PATH": "/mnt/python/lib"}
     with Program([*alone, *prepare, *server, *options], env=env) as program:
         try:
-            program.wait_for(until)
+            wait_until(
+                lambda: until in program.output + program.errors,
+                lambda: f"que diga {until!r}; dijo {program.output!r} {program.errors!r}",
+            )
             (pid,) = children(program.process.pid)
             yield program, pid
         finally:
