@@ -49,6 +49,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("loop_kind", [loops.STANDARD, loops.FAST] if both else [loops.STANDARD], indirect=True)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Una propiedad con sus miles de ejemplos, en una máquina ocupada, tarda lo suyo; con el perfil long, horas."""
+    for item in items:
+        if isinstance(item, pytest.Function) and is_hypothesis_test(item.function):
+            item.add_marker(pytest.mark.timeout(3600))
+
+
 @pytest.fixture(autouse=True)
 def loop_kind(request: pytest.FixtureRequest) -> str:
     loops.choose(request.param)

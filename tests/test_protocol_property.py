@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 
-import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -18,9 +17,6 @@ from comunicacion_tcp.services import Service
 
 from .support.driving import FRAGMENTS, LIMIT, play
 from .support.model import EOF, GOODBYE, SILENCE, Step, answer_lines, answer_steps
-
-# Miles de ejemplos con cobertura y en una máquina ocupada tardan lo suyo; con --hypothesis-profile=long, mucho más.
-pytestmark = pytest.mark.timeout(3600)
 
 pieces = st.lists(st.sampled_from(FRAGMENTS) | st.binary(max_size=6), max_size=8).map(b"".join)
 steps = st.lists(pieces.filter(bool) | st.just(SILENCE), max_size=10)
