@@ -209,8 +209,8 @@ class Supervision:
         """Nació el proceso que se pidió."""
         plan = self._plans.get(fork.generation)
         worker = self._workers[pid] = Worker(pid, fork, plan.limits if plan else DEFAULT_LIMITS, now)
-        if not plan:  # se abandonó después de pedirlo
-            self._close(worker, RETIRE)
+        if not plan:  # se abandonó después de pedirlo: no tiene nada que responder
+            self._kill(worker)
 
     def not_forked(self, fork: Fork, now: float) -> None:
         """El sistema no da más procesos."""

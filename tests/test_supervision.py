@@ -18,6 +18,7 @@ from comunicacion_tcp.supervision import (
     START_PATIENCE,
     TOGETHER,
     TURN,
+    YOUNG,
     Fork,
     Kill,
     Order,
@@ -30,10 +31,12 @@ KILLED, REFUSED = -9, 1  # con qué acaba un proceso: una señal, o un código
 
 
 class Notes(Watcher):
-    """Lo contado, en orden."""
+    """Lo contado, en orden. ``causes``: cómo acabó cada uno, que es lo que se dirá a una persona."""
 
     def __init__(self) -> None:
         self.told: list[tuple[object, ...]] = []
+        self.causes: list[tuple[object, ...]] = []
+        self.rows: list[int] = []  # las que dejan
 
     def serving(self) -> None:
         self.told.append(("serving",))
@@ -41,14 +44,20 @@ class Notes(Watcher):
     def replaced(self, pid: int) -> None:
         self.told.append(("replaced", pid))
 
+    def ended(self, row: int) -> None:
+        self.rows.append(row)
+
     def died(self, pid: int, status: int, delay: float) -> None:
         self.told.append(("died", pid, delay))
+        self.causes.append(("died", status))
 
     def hung(self, pid: int, seconds: float, *, served: bool) -> None:
         self.told.append(("hung", pid))
+        self.causes.append(("hung", seconds, served))
 
     def not_started(self, pid: int, status: int, delay: float) -> None:
         self.told.append(("not_started", pid, delay))
+        self.causes.append(("not_started", status))
 
     def gave_up(self, failures: int) -> None:
         self.told.append(("gave_up", failures))
@@ -58,6 +67,7 @@ class Notes(Watcher):
 
     def reload_failed(self, pid: int, status: int) -> None:
         self.told.append(("reload_failed", pid))
+        self.causes.append(("reload_failed", status))
 
 
 class Drill:
@@ -177,20 +187,28 @@ def test_one_killed_while_starting_is_tried_again_ever_later_and_then_no_more() 
 
 def test_one_that_takes_too_long_to_start_counts_as_one_that_cannot() -> None:
     drill = Drill(ready=False)
-    drill.turn(START_PATIENCE + 1, beating=False)
+    drill.turn(START_PATIENCE - 1, beating=False)
+    assert 1 in drill.born
+    drill.turn(1, beating=False)
     assert drill.notes.told[:2] == [("hung", 1), ("not_started", 1, 0.1)]
+    assert drill.notes.causes == [("hung", START_PATIENCE, False), ("not_started", KILLED)]
 
 
 def test_the_system_gives_no_more_processes() -> None:
     notes = Notes()
     supervision = Supervision(1, LIMITS, notes)
     now = 0.0
+    asked = []
     while supervision.exit_code is None and now < 60:
         for action in supervision.step(now):
             assert isinstance(action, Fork)
+            asked.append(now)
             supervision.not_forked(action, now)
         now += supervision.pause(now)
-    assert notes.told[-1] == ("gave_up", MOST_FAILURES)
+    assert asked == pytest.approx([0, 0.1, 0.3, 0.7, 1.5])
+    # Ni proceso ni código de salida hay.
+    assert notes.told == [*(("not_started", 0, delay) for delay in (0.1, 0.2, 0.4, 0.8)), ("gave_up", MOST_FAILURES)]
+    assert set(notes.causes) == {("not_started", 0)}
 
 
 # -- morir --------------------------------------------------------------------------------------------------
@@ -203,6 +221,7 @@ def test_one_that_dies_is_replaced_at_once_in_its_row() -> None:
     drill.turn()
     assert drill.born[4] == Fork(generation=0, row=1, first=False)
     assert drill.notes.told == [("serving",), ("died", 2, 0), ("replaced", 4)]
+    assert (drill.notes.causes, drill.notes.rows) == ([("died", KILLED)], [1])
 
 
 def test_there_is_always_a_first_and_only_one() -> None:
@@ -282,6 +301,32 @@ def test_failures_to_start_are_counted_since_the_last_that_served() -> None:
         drill.turn(31)
         assert drill.supervision.serving == 1
     assert drill.supervision.exit_code is None
+    drill.turn(30)
+    drill.at_once = False
+    drill.end(max(drill.born), KILLED)
+    for failures in range(MOST_FAILURES):
+        assert drill.supervision.exit_code is None, failures
+        drill.turn(31)
+        drill.end(max(drill.born), KILLED)
+    drill.turn()
+    assert drill.supervision.exit_code == 1
+
+
+def test_each_that_dies_young_waits_twice_what_the_one_before() -> None:
+    drill = Drill(1)
+    for _ in range(4):
+        drill.end(max(drill.born), KILLED)
+        drill.turn(0.8)  # lo que más se espera; y el nuevo, aún joven
+    drill.turn(1)
+    drill.end(max(drill.born), KILLED)  # llevaba ya un segundo
+    assert [told[2] for told in drill.notes.told if told[0] == "died"] == [0.1, 0.2, 0.4, 0.8, 0]
+
+
+def test_who_served_just_what_it_takes_is_not_young() -> None:
+    drill = Drill(1)
+    drill.turn(YOUNG)
+    drill.end(1, KILLED)
+    assert drill.notes.told[-1] == ("died", 1, 0)
 
 
 def test_it_is_looked_at_when_the_next_try_is_due_and_every_second() -> None:
@@ -350,6 +395,7 @@ def test_one_that_gives_no_sign_of_life_is_killed_and_replaced() -> None:
         drill.turn(1, beating=False)
     assert LIMITS.worker_timeout <= drill.now - since <= LIMITS.worker_timeout + 2
     assert drill.notes.told == [("serving",), ("hung", 1), ("replaced", 3)]
+    assert drill.notes.causes == [("hung", drill.now - since, True)]
     assert sorted(drill.born) == [2, 3]
 
 
@@ -368,6 +414,14 @@ def test_if_it_was_us_who_slept_nobody_is_blamed() -> None:
     assert drill.notes.told == [("serving",)]
     drill.turn(LIMITS.worker_timeout, beating=False)
     assert ("hung", 1) in drill.notes.told  # desde que despertamos, sí
+
+
+@pytest.mark.parametrize(("away", "blamed"), [(5, True), (6, True), (6.5, False)])
+def test_we_slept_if_we_took_half_of_its_limit_more_than_a_turn(away: float, blamed: bool) -> None:
+    drill = Drill(1, Limits(worker_timeout=10))
+    drill.now += away
+    drill.turn(9.5 if not blamed else 10 - away, beating=False)
+    assert (1 not in drill.born) == blamed
 
 
 def test_one_that_is_going_away_and_hangs_is_killed_too() -> None:
@@ -460,6 +514,21 @@ def test_one_of_the_old_that_does_not_obey_does_not_hold_the_reload_for_ever() -
     assert drill.notes.told == [("serving",), ("hung", 1), ("reloaded",)]
 
 
+def test_who_is_going_away_has_its_time_and_then_that_of_closing() -> None:
+    limits = Limits(handover=50, drain=20)
+    drill = Drill(1, limits)
+    drill.supervision.reload(1, limits)
+    drill.turn(49)
+    assert drill.take_orders() == [(1, RETIRE)]
+    drill.turn(1)
+    assert drill.take_orders() == [(1, DRAIN)]
+    drill.turn(20 + END_PATIENCE - 1)
+    assert sorted(drill.born) == [1, 2]
+    drill.turn(1)
+    assert (list(drill.born), drill.take_orders()) == ([2], [])
+    assert drill.notes.causes[-1][2] is False  # no servía: no se pondrá otro
+
+
 @pytest.mark.parametrize("which", ["first", "second"])
 def test_a_reload_that_cannot_start_keeps_the_old(which: str) -> None:
     drill = Drill(2)
@@ -476,6 +545,8 @@ def test_a_reload_that_cannot_start_keeps_the_old(which: str) -> None:
     assert sorted(drill.born) == [1, 2]
     assert drill.take_orders() == []
     assert [told[0] for told in drill.notes.told] == ["serving", "reload_failed"]
+    assert drill.notes.causes == [("reload_failed", REFUSED)]
+    assert drill.supervision.generations == {0}
 
 
 def test_a_new_one_that_serves_and_dies_before_the_others_serve_keeps_the_old() -> None:
@@ -596,7 +667,9 @@ def test_one_of_the_old_that_ends_badly_is_nobodys_failure() -> None:
 
 def test_stopping_drains_them_all_and_ends_well() -> None:
     drill = Drill(2)
+    assert not drill.supervision.stopping
     drill.supervision.stop(drill.now)
+    assert drill.supervision.stopping
     drill.turn()
     assert drill.take_orders() == [(1, DRAIN), (2, DRAIN)]
     assert drill.supervision.exit_code is None
@@ -616,7 +689,9 @@ def test_stopping_twice_cuts_them_all() -> None:
     drill.supervision.stop(drill.now)
     drill.turn()
     assert drill.take_orders() == [(1, CUT), (2, CUT)]
-    drill.turn(END_PATIENCE + 2)
+    drill.turn(END_PATIENCE - 1)
+    assert len(drill.born) == 2
+    drill.turn(1)
     assert not drill.born
     assert drill.supervision.exit_code == CUT_SHORT
 
