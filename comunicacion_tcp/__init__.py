@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from .errors import ComunicacionError as ComunicacionError
     from .errors import ConnectionLost as ConnectionLost
     from .errors import HTTPRequest as HTTPRequest
+    from .errors import HeldTooMuch as HeldTooMuch
     from .errors import MessageError as MessageError
     from .errors import NetworkError as NetworkError
     from .errors import NotUTF8 as NotUTF8
@@ -116,6 +117,7 @@ _HOMES = {
     "ComunicacionError": "errors",
     "ConnectionLost": "errors",
     "HTTPRequest": "errors",
+    "HeldTooMuch": "errors",
     "Limits": "limits",
     "MessageError": "errors",
     "NetworkError": "errors",

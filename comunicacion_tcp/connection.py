@@ -21,9 +21,10 @@ from typing import Any, Protocol, cast
 
 from .addresses import Peer, format_address
 from .admission import Admission
+from .budget import LEAST, Budget
 from .deadlines import Deadlines, PatientDeadlines, Rounds
 from .delivery import BLINDNESS, arrived, cut_if_closed, in_transit, silence
-from .errors import BadProxyHeader, ServiceTimedOut
+from .errors import BadProxyHeader, HeldTooMuch, ServiceTimedOut
 from .limits import Limits
 from .observer import Observer, OnlyTrouble
 from .protocol import ERROR_START, ServerProtocol
@@ -52,6 +53,7 @@ class Owner(Protocol):
     _clocks: Clocks
     _turns: Turns[Connection]
     _connections: Admission[Member]
+    _budget: Budget[Connection]
     _called: Service  # el servicio, como se le llama si no se le pregunta
 
     @property
@@ -203,6 +205,7 @@ class Connection(asyncio.Protocol):
         if exc and not self._conversation.ended:
             self.observer.lost(self._peer, exc)
         self._conversation.ended = True
+        self._server._budget.forget(self)
         self._server._forget(self)
 
     def pause_writing(self) -> None:
@@ -212,9 +215,11 @@ class Connection(asyncio.Protocol):
         if not self._conversation.ended:
             self._pause_reading()
             self._server._clocks.unread.start(self, self.see_output())
+        self._weigh()
 
     def resume_writing(self) -> None:
         cut_if_closed(self._socket, False)
+        self._weigh()
         if not self._conversation.ended:
             self._server._clocks.unread.stop(self)
             if self._conversation.queued:
@@ -252,8 +257,18 @@ class Connection(asyncio.Protocol):
         else:
             self.cut()
 
+    def make_room(self) -> None:
+        """Entre todas guardan demasiado, y esta es la que más: se corta, si no se fue ya."""
+        if self in self._server._connections:
+            self._stop_clocks()
+            self._server._count_cut()
+            self.observer.lost(self._peer, HeldTooMuch(self._server.limits.max_held))
+            self._leave(reset=True)
+
     def look(self) -> None:
         """Cada tanto, por si no avanza lo que ya guarda el sistema, que de eso no avisa."""
+        if self in self._server._budget:
+            self._weigh()  # lo que el cliente va leyendo no se sabe hasta que acaba
         if not self.introduced or not in_transit(self._socket):
             return
         keepalive = self._server.limits.keepalive
@@ -352,6 +367,7 @@ class Connection(asyncio.Protocol):
 
     def _leave(self, *, reset: bool) -> None:
         self._conversation.ended = True
+        self._server._budget.forget(self)
         # Desde ya, y no cuando asyncio lo confirme: cortada dos veces se contaría dos.
         self._server._forget(self)
         if self.introduced:  # si no ha empezado, ya no lo hará
@@ -367,6 +383,8 @@ class Connection(asyncio.Protocol):
     def _look_after(self, reply: bytes) -> None:
         """Tras algo que no fue solo recibir mensajes enteros y responderlos. ``reply``: lo recién respondido."""
         conversation = self._conversation
+        if conversation.held >= LEAST or self in self._server._budget:
+            self._weigh()
         for bad in conversation.take_bad_messages():
             self.observer.bad_message(self._peer, bad)
         if conversation.ended:
@@ -395,6 +413,11 @@ class Connection(asyncio.Protocol):
                 self._server._clocks.unfinished.restart(self)
             else:
                 self._server._clocks.unfinished.start(self)
+
+    def _weigh(self) -> None:
+        held = self._conversation.held + self._transport.get_write_buffer_size()
+        for excess in self._server._budget.weigh(self, held):
+            self._server._loop.call_soon(excess.make_room)  # puede ser esta misma, y está a medias
 
     def _ask(self, message: str) -> None:
         """Pregunta al servicio. Mientras, se sigue leyendo: así se sabe si el cliente se va."""

@@ -16,6 +16,7 @@ lee una persona, con qué hacer después, están en ``cli/sentences.py``.
     │   ├── ServerFull              no caben más
     │   ├── AddressFull             no caben más desde esa dirección
     │   └── OnlyThroughBalancer     no viene del balanceador
+    ├── HeldTooMuch             entre todas las conversaciones guardaban demasiado, y se cortó la que más
     ├── BadProxyHeader          del otro extremo: el balanceador no dice bien a quién trae
     ├── BadTLSFile              nuestra: un certificado o una clave que no sirven
     ├── BadService              nuestra: una función que no se puede servir
@@ -177,6 +178,14 @@ class OnlyThroughBalancer(Refusal):
 
     def __init__(self) -> None:
         super().__init__("a este servidor solo se llega por su balanceador; conéctate a él")
+
+
+class HeldTooMuch(ComunicacionError):
+    """Entre todas las conversaciones guardaban más de ``limit`` bytes (``Limits.max_held``), y se cortó la que más."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"entre todas las conversaciones se guardaban más de {limit} bytes, y esta era la que más")
+        self.limit: int = limit
 
 
 class BadProxyHeader(ComunicacionError):

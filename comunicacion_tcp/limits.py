@@ -32,6 +32,12 @@ class Limits(Record):
     """Bytes de respuestas que se preparan de una vez: hasta que el cliente no los lee, ni se le responde más ni se le
     lee. Cuatro lecturas, o una y lo que crezcan sus mayúsculas."""
 
+    max_held: int = 1024 * MIB
+    """Bytes que guardan entre todas las conversaciones de un proceso, de respuestas sin leer y mensajes sin acabar. Si
+    pasan, se corta (RST) la que más guarda: mejor una que todas, que es lo que hace el sistema cuando falta memoria.
+    Son 250 clientes que no leen nada, o 10 000 atrasados 100 KiB. En la memoria ocupan hasta el doble
+    (docs/escalado.md): en una máquina pequeña, pon una cuarta parte de lo que tenga el proceso. 0: sin máximo."""
+
     messages_per_turn: int = 500
     """Mensajes que se responden de uno en uno en un turno (``TURN``): como mucho, 1 o 2 ms con una función corta. Los
     que van en bloque no cuentan."""
@@ -175,7 +181,9 @@ PROMPT_MESSAGES = 32
 LARGEST = 2**31 - 1  # en segundos o en bytes, más no lo admiten todas las llamadas de todos los sistemas
 MIN_WORKER_TIMEOUT = 1.0  # segundos: una máquina ocupada puede tardar eso en dar turno a quien está bien
 MIN_MESSAGE = 16  # «DESCONEXION\r» son 12: una despedida nunca puede ser un mensaje demasiado largo
-OPTIONAL = frozenset({"service_timeout", "max_per_address", "reserve", "idle_timeout", "keepalive", "handover"})
+OPTIONAL = frozenset(
+    {"max_held", "service_timeout", "max_per_address", "reserve", "idle_timeout", "keepalive", "handover"}
+)
 """Los límites que con un 0 no se aplican."""
 
 DEFAULT_LIMITS = Limits()

@@ -256,6 +256,11 @@ class ServerProtocol:
         return self._settle(self._end_input())
 
     @property
+    def held(self) -> int:
+        """Bytes recibidos que se guardan."""
+        return len(self._pending) + len(self._unread)
+
+    @property
     def queued(self) -> int:
         """Cuántos bytes recibidos esperan otro turno: ``resume()``."""
         return len(self._unread) - self._resumed

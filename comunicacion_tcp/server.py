@@ -17,6 +17,7 @@ from typing import cast
 
 from .addresses import Peer
 from .admission import Admission
+from .budget import Budget
 from .connection import (
     Clocks,
     Connection,
@@ -129,6 +130,7 @@ class Server:
         self._listeners: list[Listener] = []
         self._handovers: set[asyncio.Task[None]] = set()
         self._connections: Admission[Member] = Admission(limits)
+        self._budget: Budget[Connection] = Budget(limits.max_held)
         self.new_connection: Callable[[Server, Peer], Connection]
         """Quién conversa con cada cliente nuevo (``measuring.py`` pone otros, que cuentan)."""
         self.new_connection = ImpatientConnection if limits.idle_timeout else Connection

@@ -52,6 +52,7 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         "_raw",
         "_session",
         "_throwing_away",
+        "_unwritten",
     )
 
     _raw: asyncio.Transport
@@ -63,6 +64,7 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         self._protocol: asyncio.Protocol | None = None  # desde entonces
         self._cause: Exception | None = None
         self._throwing_away = False  # ya no enviaremos más: lo que llegue ni se descifra
+        self._unwritten = 0  # bytes que aún no se han cifrado
         self._end_owed = False  # llegó un close_notify que la conexión no sabe aún: no lo quiere mientras no lee
         self._fin_received = False
         self._fin_awaited = False  # la conexión sabe de un close_notify cuyo FIN no ha llegado
@@ -140,9 +142,11 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         rest = memoryview(data)
         # Cortada al escribir, asyncio se quejaría de cada trozo de más.
         while rest and not (self._throwing_away or self._raw.is_closing()):
-            self._session.send(rest[:_AT_ONCE])
+            piece, rest = rest[:_AT_ONCE], rest[_AT_ONCE:]
+            self._unwritten = len(rest)  # pueden preguntarlo al escribir
+            self._session.send(piece)
             self._flush()
-            rest = rest[_AT_ONCE:]
+        self._unwritten = 0
 
     def write_eof(self) -> None:
         self._close_session()
@@ -176,7 +180,7 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         return self._raw.is_reading()
 
     def get_write_buffer_size(self) -> int:
-        return self._raw.get_write_buffer_size()
+        return self._raw.get_write_buffer_size() + self._unwritten
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         self._raw.set_write_buffer_limits(high, low)

@@ -27,6 +27,7 @@ for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, si
 # Las pruebas en que hay un servidor de verdad van dos veces: con el bucle de asyncio y con el extra «rapido».
 _ON_BOTH_LOOPS = {
     "test_server",
+    "test_held",
     "test_slow_readers",
     "test_own_services",
     "test_introduction",

@@ -32,7 +32,7 @@ ORDER = [
     *("delivery", "timeouts", "forks"),
     *("conversation", "client", "relay", "aio"),
     *("deadlines", "turns", "descriptors", "systemd", "loops", "listener", "tls_transport", "workers"),
-    *("observer", "admission", "connection", "server", "measuring", "metrics", "metrics_server"),
+    *("observer", "admission", "budget", "connection", "server", "measuring", "metrics", "metrics_server"),
     *("supervision", "supervisor", "processors"),
     *("pytest_plugin", "loading", "watch", "fresh_imports", "cli", "__main__"),
 ]

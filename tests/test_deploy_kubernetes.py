@@ -139,6 +139,11 @@ def test_a_pod_retired_while_it_imports_the_service_ends_at_once(tmp_path: Path)
         assert end(server, pid, signal.SIGTERM) == 0
 
 
+def test_those_who_do_not_read_do_not_fill_the_memory() -> None:
+    assert option("max-guardado").endswith("M")
+    assert CONTAINER["resources"]["limits"]["memory"] == f"{4 * int(option('max-guardado')[:-1])}Mi"
+
+
 def test_the_pod_is_of_the_restricted_profile() -> None:
     # https://kubernetes.io/docs/concepts/security/pod-security-standards/
     ours = CONTAINER["securityContext"]

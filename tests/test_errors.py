@@ -56,6 +56,7 @@ GIVEN: dict[type[errors.ComunicacionError], tuple[tuple[Any, ...], dict[str, Any
     errors.TooSlow: ((2.5,), {}),
     errors.ServiceTimedOut: ((2.5,), {}),
     errors.BadProxyHeader: (("syntax",), {}),
+    errors.HeldTooMuch: ((1000,), {}),
     errors.BadTLSFile: (("cert", "a.pem", "unreadable", FileNotFoundError(2, "No such file", "a.pem")), {}),
     errors.BadSocket: ((3, "web", "closed", OSError(9, "Bad file descriptor")), {}),
     errors.BadService: (("a:b", "no_name", "b"), {"place": "a.py:1", "known": ("c",), "cause": KeyError("b")}),

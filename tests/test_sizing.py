@@ -87,6 +87,13 @@ def test_the_example_of_the_page_by_hand() -> None:
         assert shown in PAGE
 
 
+def test_with_tls_memory_runs_out_first() -> None:
+    assert round(sizing.MEMORY_TLS, -3) == 24_000
+    assert round((16 * 2**30 * 0.5 / 8 - sizing.PROCESS) / sizing.MEMORY_TLS, -3) == 44_000
+    assert "`B` pasa de 7 400 a 24 000 bytes" in PAGE
+    assert "44 000 por proceso" in PAGE
+
+
 @pytest.mark.parametrize(
     ("profile", "machine", "limit"),
     [

@@ -27,6 +27,8 @@ CONNECTION = 130e-6
 """Segundos de procesador por conexión que llega, dice algo y se despide."""
 MEMORY = 2_400 + 5_000
 """Bytes por conexión callada: en el proceso, y en el núcleo."""
+MEMORY_TLS = MEMORY + 16_600
+"""Lo mismo, si cifra."""
 PROCESS = 8 * 2**20
 """Bytes por proceso, sin conexiones."""
 BALANCER_MESSAGE = 25e-6

@@ -19,6 +19,7 @@ from ..errors import (
     BadTLSFile,
     CertificateRejected,
     ConnectionLost,
+    HeldTooMuch,
     NetworkError,
     OutOfStep,
     PortNotAllowed,
@@ -148,6 +149,8 @@ def reason(cause: BaseException | None) -> str:
     """Por qué falló algo, en una frase corta sin punto; vacía si no se sabe."""
     if isinstance(cause, Truncated):
         return "el otro extremo la cortó sin el aviso de cierre de TLS, y puede faltar lo último"
+    if isinstance(cause, HeldTooMuch):
+        return f"{cause} (--max-guardado)"
     if hasattr(cause, "library"):  # un ssl.SSLError, sin cargar ssl para saberlo; su errno no es del sistema
         return f"OpenSSL dice: {escape(getattr(cause, 'verify_message', '') or str(cause))}"
     if isinstance(cause, OSError) and cause.errno:

@@ -19,6 +19,7 @@ SERVER_LIMITS = {
     "max_message": ("--max-mensaje", "bytes de un mensaje"),
     "max_output": ("--max-salida", "bytes de una respuesta"),
     "high_water": ("--umbral-salida", "bytes de respuestas por leer con que se deja de responder"),
+    "max_held": ("--max-guardado", "bytes sin leer o sin acabar entre todas las conversaciones; 0, los que sean"),
     "messages_per_turn": ("--mensajes-por-turno", "mensajes de uno en uno antes de atender a otros clientes"),
     "message_timeout": ("--plazo-mensaje", "desde que un mensaje empieza hasta que acaba"),
     "handshake_timeout": ("--plazo-tls", "para el saludo de TLS, o para la cabecera PROXY"),

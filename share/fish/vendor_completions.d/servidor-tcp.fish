@@ -51,7 +51,7 @@ function _shtab_servidor_tcp_using
 end
 
 set -g _shtab_servidor_tcp_commands
-set -g _shtab_servidor_tcp_opts_with_value --calma-cierre --cola --configuracion --hilos --host --keepalive --max-conexiones --max-mensaje --max-por-direccion --max-salida --mensajes-por-turno --metricas --nivel --pausa-aceptar --plazo-cierre --plazo-inactivo --plazo-mensaje --plazo-parada --plazo-proceso --plazo-relevo --plazo-salida --plazo-servicio --plazo-tls --procesos --proxy-de --puerto --registro --reserva --servicio --silencio --tls-ca --tls-cert --tls-clave --umbral-salida
+set -g _shtab_servidor_tcp_opts_with_value --calma-cierre --cola --configuracion --hilos --host --keepalive --max-conexiones --max-guardado --max-mensaje --max-por-direccion --max-salida --mensajes-por-turno --metricas --nivel --pausa-aceptar --plazo-cierre --plazo-inactivo --plazo-mensaje --plazo-parada --plazo-proceso --plazo-relevo --plazo-salida --plazo-servicio --plazo-tls --procesos --proxy-de --puerto --registro --reserva --servicio --silencio --tls-ca --tls-cert --tls-clave --umbral-salida
 
 complete -c servidor-tcp -e
 complete -c servidor-tcp -f
@@ -77,6 +77,7 @@ complete -c servidor-tcp -n _shtab_servidor_tcp_using -l comprobar -d 'dice si l
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l max-mensaje -x -d 'bytes de un mensaje (1048576)'
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l max-salida -x -d 'bytes de una respuesta (4194304)'
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l umbral-salida -x -d 'bytes de respuestas por leer con que se deja de responder (262144)'
+complete -c servidor-tcp -n _shtab_servidor_tcp_using -l max-guardado -x -d 'bytes sin leer o sin acabar entre todas las conversaciones; 0, los que sean (1073741824)'
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l mensajes-por-turno -x -d 'mensajes de uno en uno antes de atender a otros clientes (500)'
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l plazo-mensaje -x -d 'desde que un mensaje empieza hasta que acaba (10)'
 complete -c servidor-tcp -n _shtab_servidor_tcp_using -l plazo-tls -x -d 'para el saludo de TLS, o para la cabecera PROXY (10)'
