@@ -39,6 +39,7 @@ from .errors import (
 )
 from .hints import ssl, typing
 from .limits import DEFAULT_LIMITS, Limits
+from .places import host_as_of_now
 from .protocol import ClientProtocol
 
 TYPE_CHECKING = False  # como la de typing, sin pagar su importación
@@ -172,7 +173,7 @@ class Conversation:
             raise ValueError("un socket de Unix no sale de la máquina y no tiene nombre que comprobar: va sin tls")
         if resend and reconnect is None:
             raise ValueError("resend es de quien vuelve a conectar: falta reconnect=Backoff()")
-        self._host = host
+        self._host = host_as_of_now(host)
         self._port = port
         self._limits = limits
         self._tls = tls

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import CodeType, ModuleType
 
-from .loading import load_service
+from .loading import import_service, look_here_first
 from .services import Service
 from .watch import Look
 
@@ -49,6 +49,7 @@ class FreshImports:
 
     def __enter__(self) -> FreshImports:
         # Delante del que busca en sys.path y detrás de los demás: lo que va dentro de Python sigue siendo de Python.
+        look_here_first()
         finders = sys.meta_path
         finders.insert(finders.index(PathFinder) if PathFinder in finders else len(finders), self)
         return self
@@ -58,14 +59,14 @@ class FreshImports:
             sys.meta_path.remove(self)
 
     def load(self) -> Service:
-        """El servicio, importado ahora. Error: el de ``load_service``; entonces los módulos de antes quedan puestos."""
+        """El servicio, importado ahora. Error: ``BadService``; entonces los módulos de antes quedan puestos."""
         importlib.invalidate_caches()
         # Mirados antes de leer: lo que cambie mientras se lee se verá después como un cambio.
         files_before, self.files = look(self.files), {}
         names_before, self._modules = self._modules, set()
         modules_before = {name: sys.modules.pop(name) for name in names_before if name in sys.modules}
         try:
-            return load_service(self.name)
+            return import_service(self.name)
         except BaseException:
             for name in self._modules:
                 sys.modules.pop(name, None)

@@ -37,12 +37,17 @@ def load_service(name: str) -> Service:
     Lo que no dice cuántos argumentos admite (algunas funciones de C) se acepta. Error: ``BadService``. Un Ctrl-C
     mientras se importa (``KeyboardInterrupt``) sale tal cual.
     """
+    look_here_first()
+    return import_service(name)
+
+
+def import_service(name: str) -> Service:
+    """Lo mismo, sin mirar cuál es la carpeta actual: un servicio que ya se importó puede haberla cambiado."""
     module_name, _, path = name.partition(":")
     if file := _FILE.fullmatch(name):
         raise BadService(name, "file", _as_module(file[1], file[2] or ""))
     if not _MODULE.fullmatch(module_name) or not _MODULE.fullmatch(path):
         raise BadService(name, "format")
-    _look_here_first()
     module = _import(name, module_name)
     return _checked(name, _find(name, module, path))
 
@@ -55,7 +60,8 @@ def _as_module(path: str, function: str) -> str:
     return f"{path.replace(os.sep, '.')}:{function or 'FUNCION'}"
 
 
-def _look_here_first() -> None:
+def look_here_first() -> None:
+    """La carpeta actual es la primera en que se busca un módulo."""
     try:
         here = os.getcwd()
     except OSError:  # la borraron: ahí no hay nada que importar

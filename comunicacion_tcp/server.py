@@ -35,6 +35,7 @@ from .limits import DEFAULT_LIMITS, TURN, Limits
 from .listener import Listener, adopt_sockets, open_sockets
 from .loops import LoopThread
 from .observer import Observer
+from .places import host_as_of_now
 from .protocol import ERROR_START
 from .proxy_header import ProxyHeader, Trusted
 from .services import Function, Service, as_service, uppercase
@@ -124,7 +125,7 @@ class Server:
         self._most_threads = threads
         self._threads: Threads | None = None
         self._workers: Workers | None = None  # a quién se pregunta, si el servicio espera
-        self._host = host
+        self._host = host_as_of_now(host)
         self._port = port
         self._sockets = sockets
         self._listeners: list[Listener] = []

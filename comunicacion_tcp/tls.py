@@ -15,6 +15,7 @@ import ssl
 import stat
 
 from .errors import BadTLSFile, CertificateRejected, TLSFailed
+from .places import as_of_now
 
 LOOK_EVERY = 2.0
 """Segundos entre dos miradas a los ficheros: un certificado renovado se usa enseguida, y una oleada de conexiones no
@@ -223,16 +224,16 @@ class ServerTLS:
     """Con qué cifra un servidor: sus ficheros en PEM, que se leen otra vez cuando cambian.
 
     ``cert``: el certificado y los intermedios que lo firman. ``key``: su clave, sin contraseña; por defecto, en el
-    mismo fichero. ``ca``: si se da, solo entra quien trae un certificado firmado por esas autoridades. Error:
-    ``BadTLSFile``.
+    mismo fichero. ``ca``: si se da, solo entra quien trae un certificado firmado por esas autoridades. Las rutas
+    relativas son desde la carpeta de entonces. Error: ``BadTLSFile``.
     """
 
     def __init__(self, cert: str, key: str | None = None, ca: str | None = None) -> None:
-        self._cert = cert
-        self._key = key
-        self._ca = ca
+        self._cert = as_of_now(cert)
+        self._key = key and as_of_now(key)
+        self._ca = ca and as_of_now(ca)
         self._seen = self._look()
-        self._context = _server_context(cert, key, ca)
+        self._context = _server_context(self._cert, self._key, self._ca)
         self._next_look = 0.0
         self._told = ""
 

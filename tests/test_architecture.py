@@ -19,6 +19,7 @@ ORDER = [
     *(
         "hints",
         "addresses",
+        "places",
         "errors",
         "records",
         "backoff",

@@ -307,7 +307,7 @@ def test_files_that_are_no_good(certificates: Certificates, tmp_path: Path, lock
         ((cert, missing, None), ("key", missing, "unreadable")),
         ((cert, key, missing), ("ca", missing, "unreadable")),
         ((str(tmp_path), key, None), ("cert", str(tmp_path), "unreadable")),
-        (("\0", key, None), ("cert", "\0", "unreadable")),
+        (("\0", key, None), ("cert", str(Path.cwd() / "\0"), "unreadable")),
         ((junk, key, None), ("cert", junk, "no_certificate")),
         ((half, key, None), ("cert", half, "no_certificate")),
         ((cert, key, junk), ("ca", junk, "no_certificate")),

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 from .. import __version__
 from ..addresses import Peer, can_be_host, unix_host, unix_path
+from ..places import as_of_now, host_as_of_now
 from .sentences import reason
 from .terminal import complain, escape, say
 
@@ -284,10 +285,10 @@ class one_of:  # noqa: N801  # se usa como las funciones de al lado
 
 
 def file_name(text: str) -> str:
-    """El tipo de una opción que es un fichero: cualquier texto que pueda ser su nombre."""
+    """El tipo de una opción que es un fichero: cualquier texto que pueda ser su nombre, desde la carpeta actual."""
     if not text or "\x00" in text:
         raise argparse.ArgumentTypeError("debe ser el nombre de un fichero")
-    return text
+    return as_of_now(text)
 
 
 def host_name(text: str) -> str:
@@ -295,4 +296,4 @@ def host_name(text: str) -> str:
     socket de Unix."""
     if not can_be_host(text):
         raise argparse.ArgumentTypeError(f"debe ser un nombre, una dirección o {unix_host('RUTA')}")
-    return text
+    return host_as_of_now(text)

@@ -198,7 +198,8 @@ class _Fleet(Watcher):
         lost = _lost(self.launches[max(self._supervision.generations)].options, asked)
         if lost:
             self._keep(
-                f"En la nueva falta lo que protegía ({lost}): ponlo; o, para quitarlo, detén el servidor y arráncalo."
+                f"En la nueva falta lo que no puede faltar ({lost}): ponlo; o, para quitarlo, detén el servidor y "
+                "arráncalo."
             )
             return
         if (asked.host, asked.puerto) != (kept.host, kept.puerto):
@@ -302,11 +303,11 @@ class _Fleet(Watcher):
 
 
 def _lost(before: argparse.Namespace, after: argparse.Namespace) -> str:
-    """La protección que había en ``before`` y no hay en ``after``: un fichero a medio escribir, o vacío, no puede dejar
-    en claro, ni abierto a cualquiera, un servidor que no lo estaba."""
+    """Lo que había en ``before``, no hay en ``after`` y no puede faltar: un fichero a medio escribir, o vacío, no puede
+    dejar un servidor en claro, ni abierto a cualquiera, ni respondiendo otra cosa."""
     return ", ".join(
         f"--{name.replace('_', '-')}"
-        for name in ("tls_cert", "tls_ca", "proxy_de")
+        for name in ("tls_cert", "tls_ca", "proxy_de", "servicio")
         if getattr(before, name) and not getattr(after, name)
     )
 

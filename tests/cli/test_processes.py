@@ -440,6 +440,31 @@ def test_reloading_brings_the_new_certificate(certificates: Certificates, tmp_pa
         wait_until(lambda: serial(port) != before)
 
 
+@pytest.mark.parametrize("written", ["", "procesos = 1\n"], ids=["empty", "half"])
+def test_a_reload_does_not_take_the_service_away(written: str, tmp_path: Path) -> None:
+    write(tmp_path / "mio.py", "def f(texto): return texto[::-1]")
+    configuration = tmp_path / "servidor.conf"
+    configuration.write_text("servicio = mio:f\nprocesos = 1\n")
+    with Program([*SERVER, "--puerto", "0", "--configuracion", "servidor.conf"], cwd=tmp_path) as server:
+        port = server.port
+        before = children(server)
+        configuration.write_text(written)
+        server.signal(signal.SIGHUP)
+        server.wait_for("Se sigue con la configuración de antes. En la nueva falta lo que no puede faltar (--servicio)")
+        with connect(port) as sock:
+            assert ask(sock, "hola") == "aloh"
+        assert children(server) == before
+        # El fichero del servicio tampoco puede faltar: siguen los de antes, y se dice.
+        configuration.write_text("servicio = mio:f\nprocesos = 1\n")
+        (tmp_path / "mio.py").unlink()
+        server.signal(signal.SIGHUP)
+        server.wait_for("No hay ningún módulo «mio»")
+        with connect(port) as sock:
+            assert ask(sock, "hola") == "aloh"
+        assert children(server) == before
+        ends(server)
+
+
 @pytest.mark.parametrize("written", ["", "procesos = 1\n", "proxy-de = unix\n"], ids=["empty", "half", "other"])
 def test_a_reload_does_not_take_protection_away(written: str, certificates: Certificates, tmp_path: Path) -> None:
     configuration = tmp_path / "servidor.conf"
@@ -450,7 +475,7 @@ def test_a_reload_does_not_take_protection_away(written: str, certificates: Cert
         configuration.write_text(written)
         server.signal(signal.SIGHUP)
         lost = "--tls-cert" if "proxy-de" in written else "--tls-cert, --proxy-de"
-        server.wait_for(f"Se sigue con la configuración de antes. En la nueva falta lo que protegía ({lost}): ponlo;")
+        server.wait_for(f"En la nueva falta lo que no puede faltar ({lost}): ponlo;")
         assert children(server) == before
         context = ssl.create_default_context(cafile=certificates.ca)
         with connect(port) as raw:

@@ -7,14 +7,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from ..support.certificates import Certificates
 from ..support.modules import write
 from ..support.ports import listening_port, listening_ports
 from ..support.programs import SERVER, Program, alive, children_of, run, running_server
@@ -64,8 +67,7 @@ def test_nor_when_it_is_reloaded(tmp_path: Path, processes: list[str], source: s
         assert ask(sock, "hola") == "hola"
         write(tmp_path / "mio.py", source + FAILING)
         server.wait_for("Servicio recargado")
-        while ask(sock, "a") == "a":  # con varios, cada uno recarga por su cuenta
-            pass
+        wait_until(lambda: ask(sock, "a") != "a", "que responda el nuevo")  # con varios, cada uno recarga por su cuenta
         server.wait_for(BAD)
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
@@ -280,3 +282,50 @@ def f(texto):
     with running_server("--servicio", "mio:f", "--hilos", "0", cwd=tmp_path) as (server, port), connect(port) as sock:
         assert ask(sock, "hola") == "hola"
         wait_until(lambda: "desde el hijo hola" in server.errors, "que se vea")
+
+
+# -- la carpeta ---------------------------------------------------------------------------------------------
+
+
+@ALONE_OR_NOT
+@pytest.mark.parametrize("when", ["al importarse", "al responder"])
+def test_paths_are_those_of_the_start_though_it_changes_folder(
+    tmp_path: Path, processes: list[str], when: str, certificates: Certificates
+) -> None:
+    move = "import os\nplace = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'otra')\n"
+    moved = "os.chdir(place)\ndef f(texto): return texto"
+    write(
+        tmp_path / "mio.py",
+        move + (moved if when == "al importarse" else "def f(texto):\n    os.chdir(place)\n    return texto"),
+    )
+    write(tmp_path / "otra" / "mio.py", "def f(texto): return 'el de otra carpeta'")
+    cert, unix = tmp_path / "cert.pem", tmp_path / "s"
+    shutil.copyfile(certificates.server, cert)
+    write(tmp_path / "servidor.conf", "tls-cert = cert.pem\nhost = unix:s\nrecargar = 1")
+    trust = certificates.trusting()
+    options = ("--configuracion", "servidor.conf", "--servicio", "mio:f", *processes)
+    with Program([*SERVER, *options], cwd=tmp_path) as server:
+        server.wait_for("Servidor escuchando")
+        assert says(unix, trust) == "hola"
+        shutil.copyfile(certificates.server, tmp_path / "nuevo.pem")
+        os.replace(tmp_path / "nuevo.pem", cert)
+        # Se mira cada dos segundos, y cuando llega alguien.
+        wait_until(lambda: says(unix, trust) == "hola" and "leído otra vez" in server.output, "que se lea")
+        assert "Se sigue con el certificado" not in server.output
+        write(tmp_path / "mio.py", "def f(texto): return 'recargado'")
+        wait_until(lambda: says(unix, trust) == "recargado", "que se recargue")
+        if processes:
+            server.signal(signal.SIGHUP)
+            server.wait_for("Recargado: sirven procesos nuevos")
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+    assert not unix.exists()
+
+
+def says(place: Path, trust: ssl.SSLContext) -> str:
+    """Lo que responde a «hola» quien escucha, con TLS, en un socket de Unix."""
+    with socket.socket(socket.AF_UNIX) as raw:
+        raw.settimeout(PATIENCE)
+        raw.connect(str(place))
+        with trust.wrap_socket(raw, server_hostname="localhost") as sock:
+            return ask(sock, "hola")
