@@ -25,7 +25,7 @@ from .budget import LEAST, Budget
 from .deadlines import Deadlines, PatientDeadlines, Rounds
 from .delivery import BLINDNESS, arrived, cut_if_closed, in_transit, silence
 from .errors import BadProxyHeader, HeldTooMuch, ServiceTimedOut
-from .limits import Limits
+from .limits import PROMPT_BYTES, Limits
 from .observer import Observer, OnlyTrouble
 from .protocol import ERROR_START, ServerProtocol
 from .proxy_header import ProxyHeader, ProxyHeaderParser
@@ -187,7 +187,11 @@ class Connection(asyncio.Protocol):
             return
         conversation = self._conversation
         unsettled = conversation.unsettled
-        reply = conversation.receive_data(data)
+        if len(data) > PROMPT_BYTES and self._server._turns.begin():
+            reply = conversation.receive_data(data, at_once=True)
+            self._server._turns.end()
+        else:
+            reply = conversation.receive_data(data)
         if reply:
             self._transport.write(reply)
         if unsettled or conversation.unsettled:

@@ -80,14 +80,14 @@ class MeasuredProtocol(ServerProtocol):
         self._asked = 0.0  # cuándo se hizo la pregunta que falta por responder
         self._result = _OK  # el del último mensaje
 
-    def receive_data(self, data: bytes) -> bytes:
+    def receive_data(self, data: bytes, *, at_once: bool = False) -> bytes:
         cells, block = self._cells, self._service.block
         cells[_RECEIVED_BYTES] += len(data)
         if (
             block
             and self._decided
             and not self.unsettled
-            and len(data) <= self._prompt
+            and (len(data) <= self._prompt or (at_once and len(data) <= self._limit))
             and data.endswith(b"\n")
             and _GOODBYE not in data
         ):
@@ -108,7 +108,7 @@ class MeasuredProtocol(ServerProtocol):
                 cells[_SENT_BYTES] += len(reply)
                 return reply
             return self._settle(self._without_shortcut(data))
-        return self._settle(self._take(data))
+        return self._settle(self._take(data, at_once=at_once))
 
     def take_question(self) -> str | None:
         question = super().take_question()

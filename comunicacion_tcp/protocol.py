@@ -161,12 +161,13 @@ class ServerProtocol:
 
     # -- lo que entra ---------------------------------------------------------------------------------------
 
-    def receive_data(self, data: bytes) -> bytes:
-        """Entran ``data``, bytes recién leídos, cortados por donde sea. Devuelve los bytes que enviar."""
+    def receive_data(self, data: bytes, *, at_once: bool = False) -> bytes:
+        """Entran ``data``, bytes recién leídos, cortados por donde sea. Devuelve los bytes que enviar. ``at_once``: si
+        es su turno ya, aunque sean muchos."""
         if (
             self._decided
             and not self.unsettled
-            and len(data) <= self._prompt
+            and (len(data) <= self._prompt or (at_once and len(data) <= self._limit))
             and data.endswith(b"\n")
             and _GOODBYE not in data
         ):
@@ -185,7 +186,7 @@ class ServerProtocol:
                 if reply := self._fitting(reply):
                     return self._settle(reply)
                 return self._settle(self._without_shortcut(data))
-        return self._settle(self._take(data))
+        return self._settle(self._take(data, at_once=at_once))
 
     def resume(self) -> bytes:
         """Otro turno para lo recibido que ``queued`` dice que falta por responder. Devuelve los bytes que enviar;
@@ -302,11 +303,11 @@ class ServerProtocol:
 
     # -- por dentro -----------------------------------------------------------------------------------------
 
-    def _take(self, data: bytes) -> bytes:
+    def _take(self, data: bytes, *, at_once: bool) -> bytes:
         """Lo que se responde en el acto a ``data``, recién leídos; lo demás queda en ``_unread``."""
         if self.ended:
             return b""
-        if self._unread or self._owed_terminator is not None or self._is_long(data):
+        if self._unread or self._owed_terminator is not None or (not at_once and self._is_long(data)):
             self._unread = self._unread[self._resumed :] + data
             self._resumed = 0
             return b""

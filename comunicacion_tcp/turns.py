@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Generic, Protocol, TypeVar
 
+_WINDOW = 5  # de cada tantas veces el tiempo de una vuelta, una es para lo que va sin turno
 Key = TypeVar("Key", bound=Hashable)
 
 
@@ -28,6 +29,9 @@ class Turns(Generic[Key]):
     Si cada uno pidiera su turno al bucle, en cada vuelta se darían los de todos, y quien solo tiene un mensaje
     esperaría más cuantos más fueran.
 
+    A quien viene cuando no espera nadie, pedir turno y otra vuelta del bucle le costaría casi tanto como su trabajo: si
+    hace poco que no se ha hecho mucho así, va en el acto, entre ``begin`` y ``end``.
+
     ``clock``: los segundos de un reloj que no retrocede. No puede ser ``loop.time``, que en uvloop no avanza dentro de
     una vuelta.
     """
@@ -44,6 +48,8 @@ class Turns(Generic[Key]):
         self._serve = serve
         self._clock = clock
         self._waiting: OrderedDict[Key, None] = OrderedDict()
+        self._begun = self._window_end = 0.0  # cuándo empezó lo último sin turno, y hasta cuándo vale _left
+        self._left = 0.0  # segundos que quedan para lo que va sin turno
         self._asked = False  # si hay una vuelta pedida, o en marcha
 
     def __len__(self) -> int:
@@ -55,6 +61,19 @@ class Turns(Generic[Key]):
         if not self._asked:
             self._asked = True
             self._loop.call_soon(self._go_round)
+
+    def begin(self) -> bool:
+        """Si algo largo se puede hacer en el acto, sin turno. Si sí, al acabarlo se llama a ``end``."""
+        if self._waiting:
+            return False
+        self._begun = self._clock()
+        if self._begun >= self._window_end:
+            self._window_end, self._left = self._begun + self._seconds * _WINDOW, self._seconds
+        return self._left > 0
+
+    def end(self) -> None:
+        """Acaba lo que se hacía sin turno."""
+        self._left -= self._clock() - self._begun
 
     def _go_round(self) -> None:
         end = self._clock() + self._seconds

@@ -33,12 +33,12 @@ def test_every_kept_input_agrees_with_the_model() -> None:
 
 
 class DropsCarriageReturns(ServerProtocol):
-    def receive_data(self, data: bytes) -> bytes:
+    def receive_data(self, data: bytes, **how: Any) -> bytes:
         return super().receive_data(data).replace(b"\r", b"")
 
 
 class ForgetsTheCut(ServerProtocol):
-    def receive_data(self, data: bytes) -> bytes:
+    def receive_data(self, data: bytes, **how: Any) -> bytes:
         self._pending = b""
         return super().receive_data(data)
 
@@ -48,7 +48,7 @@ class AnswersLate(ServerProtocol):
 
     late = b""
 
-    def receive_data(self, data: bytes) -> bytes:
+    def receive_data(self, data: bytes, **how: Any) -> bytes:
         reply, self.late = self.late, super().receive_data(data)
         return reply
 
@@ -62,7 +62,7 @@ class IgnoresSilence(ServerProtocol):
 
 
 class LeavesAtAnyGoodbye(ServerProtocol):
-    def receive_data(self, data: bytes) -> bytes:
+    def receive_data(self, data: bytes, **how: Any) -> bytes:
         return self._say_goodbye(b"") if b"DESCONEXION" in data else super().receive_data(data)
 
 

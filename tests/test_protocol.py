@@ -368,6 +368,17 @@ def test_many_that_go_in_a_block_are_answered_at_once_and_one_by_one_they_wait()
     assert in_turns(ServerProtocol(str.upper), many) == [b"", many.upper()]
 
 
+@pytest.mark.parametrize("service", [Service(str.upper), uppercase], ids=["sin atajo", "con atajo"])
+def test_when_it_is_its_turn_already_it_does_not_wait(service: Service) -> None:
+    conversation = ServerProtocol(service, Limits(max_message=5000), lines_only=True)
+    lines = b"a" * 2999 + b"\n"
+    for data in (lines, lines, lines * 3, b"\xff\n" + lines, lines):
+        expected = data.upper().replace(b"\xff\n", ERROR)
+        assert conversation.receive_data(data, at_once=True) == expected
+        assert not conversation.busy
+        conversation.take_bad_messages()
+
+
 def test_half_a_line_is_only_kept_and_its_end_makes_it_wait() -> None:
     conversation = ServerProtocol()
     assert in_turns(conversation, b"\n" + b"a" * PROMPT_BYTES) == [b"", b"\n"]

@@ -20,6 +20,7 @@ from comunicacion_tcp.limits import Limits
 from comunicacion_tcp.listener import open_sockets
 from comunicacion_tcp.observer import Observer
 from comunicacion_tcp.server import Server
+from comunicacion_tcp.turns import Turns
 
 from .support.fakes import FakeTransport, fake_connection
 from .support.loops import run_loop
@@ -392,6 +393,19 @@ def add_connection(server: Owner) -> tuple[Connection, FakeTransport]:
     connection, wire = Connection(server, ("192.0.2.8", 4000)), FakeTransport()
     connection.connection_made(cast(Any, wire))
     return connection, wire
+
+
+def test_the_first_of_many_is_answered_at_once_and_the_others_wait() -> None:
+    first, _, loop, _ = fake_connection()
+    server = first._server
+    server._turns = Turns(loop, 1, Connection.go_on, clock=itertools.count().__next__)  # a cada uno, más de lo que hay
+    crowd = [add_connection(server) for _ in range(50)]
+    long = b"x" * 9999 + b"\n"
+    for connection, _ in crowd:
+        connection.data_received(long)
+    assert [bool(wire.written) for _, wire in crowd].count(True) <= 1
+    loop.advance(0)
+    assert all(wire.written == long.upper() for _, wire in crowd)
 
 
 def test_who_waits_its_turn_is_read_a_little_and_no_more() -> None:

@@ -76,6 +76,29 @@ def test_a_turn_longer_than_the_time_there_is_ends_the_round() -> None:
     assert [crowd.turn() for _ in range(5)] == [["a"], ["b"], ["a"], ["b"], []]
 
 
+def test_without_a_turn_only_when_nobody_waits_and_a_fifth_of_the_time() -> None:
+    crowd = Crowd({}, cost=0, seconds=2)
+
+    def work(seconds: float) -> bool:
+        if not crowd.turns.begin():
+            return False
+        crowd.now += seconds
+        crowd.turns.end()
+        return True
+
+    crowd.now = 50
+    assert [work(1.5) for _ in range(4)] == [True, True, False, False]  # empezó dentro de los dos segundos
+    crowd.now = 59.5
+    assert not work(1)
+    crowd.now = 60
+    assert work(0.5)
+    crowd._work["a"] = 1
+    crowd.turns.ask("a")
+    assert not work(0.5)
+    crowd.turn()
+    assert work(0.5)
+
+
 def test_one_whose_turn_fails_does_not_stop_the_others() -> None:
     loop = FakeLoop()
     served: Counter[str] = Counter()
