@@ -529,6 +529,28 @@ def test_who_is_going_away_has_its_time_and_then_that_of_closing() -> None:
     assert drill.notes.causes[-1][2] is False  # no servía: no se pondrá otro
 
 
+def test_after_a_reload_past_failures_are_forgotten() -> None:
+    drill = Drill(1)
+    for pid in (1, 2, 3):
+        drill.end(pid, KILLED)
+        drill.turn(0.8)
+    drill.supervision.reload(1, LIMITS)
+    drill.turn()
+    drill.end(max(drill.born), KILLED)
+    assert [told[2] for told in drill.notes.told if told[0] == "died"] == [0.1, 0.2, 0.4, 0.1]
+
+
+def test_two_batches_may_be_going_away_at_once_and_the_third_closes_the_first() -> None:
+    many = MOST_RETIRING // 2 + 8
+    drill = Drill(many)
+    for _ in range(3):
+        assert DRAIN not in [what for _, what in drill.take_orders()]
+        drill.supervision.reload(many, LIMITS)
+        drill.turn()
+    closed = [pid for pid, what in drill.take_orders() if what == DRAIN]
+    assert closed == list(range(1, many + 1))
+
+
 @pytest.mark.parametrize("which", ["first", "second"])
 def test_a_reload_that_cannot_start_keeps_the_old(which: str) -> None:
     drill = Drill(2)
