@@ -22,7 +22,7 @@ class Budget(Generic[Holder]):
     def __init__(self, most: int) -> None:
         self._most = most
         self._held: dict[Holder, int] = {}
-        self.total = 0
+        self.total: int = 0
         """Bytes que guardan entre todas."""
 
     def __contains__(self, holder: Holder) -> bool:

@@ -636,7 +636,7 @@ class ClientProtocol:
     """
 
     def __init__(self, max_reply: int = DEFAULT_LIMITS.max_reply) -> None:
-        self.too_long = False
+        self.too_long: bool = False
         """Si una respuesta pasó de ``max_reply`` bytes."""
         self._max_reply = max_reply
         self._pending = bytearray()

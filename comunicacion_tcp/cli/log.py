@@ -41,7 +41,7 @@ class Event(logging.LogRecord):
 
     def __init__(self, level: int, event: str, line: str, fields: dict[str, Any]) -> None:
         self.__dict__.update(_SAME[level])
-        self.msg = escape(line)  # también para el Handler de otro, que puede escribir en una terminal
+        self.msg: str = escape(line)  # también para el Handler de otro, que puede escribir en una terminal
         self.event = event
         self.fields = fields
         self.created: float = time.time()
