@@ -6,6 +6,7 @@ Aquí no se sabe qué hace el bucle: eso es de ``server.py``.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import signal
 import threading
 from collections.abc import Callable, Coroutine
@@ -20,12 +21,13 @@ except ImportError:
 
     NAME = "asyncio"
 
-__all__ = ["EXITS", "NAME", "LoopThread", "is_typed", "run"]
+__all__ = ["EXITS", "NAME", "LoopThread", "call_in", "is_typed", "run"]
 
 EXITS = (SystemExit, KeyboardInterrupt)
 """Lo que, lanzado en una tarea o en una función que llama el bucle, detiene el bucle."""
 
 _LAST_WAIT = 2.0  # segundos que se espera, al acabar, a una tarea ya cancelada: la de un servicio puede no dejarse
+_LOOK_EVERY = 0.5  # segundos, mientras se espera a otro hilo, entre dos miradas a si sigue ahí
 Result = TypeVar("Result")
 
 
@@ -68,6 +70,25 @@ def is_typed() -> bool:
         threading.current_thread() is threading.main_thread()
         and signal.getsignal(signal.SIGINT) is signal.default_int_handler
     )
+
+
+def call_in(loop: asyncio.AbstractEventLoop, work: Callable[[], Result]) -> Result:
+    """Lo que dé ``work()``, o lance, hecho en ``loop``, que gira en otro hilo; se espera a que esté. Error:
+    ``RuntimeError`` si el bucle acaba antes."""
+    done: concurrent.futures.Future[Result] = concurrent.futures.Future()
+
+    def do() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    loop.call_soon_threadsafe(do)
+    while loop.is_running() and not done.done():
+        concurrent.futures.wait([done], _LOOK_EVERY)
+    if not done.done():
+        raise RuntimeError("el bucle acabó antes")
+    return done.result()
 
 
 async def _clean() -> None:

@@ -10,10 +10,12 @@ import asyncio
 import contextlib
 import functools
 import inspect
+import os
 import socket
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import cast
+from typing import Any, TypeVar, cast
 
 from .addresses import Peer
 from .admission import Admission
@@ -33,7 +35,7 @@ from .errors import BadTLSFile, OnlyThroughBalancer, Refusal
 from .forks import keep_from_children
 from .limits import DEFAULT_LIMITS, TURN, Limits
 from .listener import Listener, adopt_sockets, open_sockets
-from .loops import LoopThread
+from .loops import LoopThread, call_in
 from .observer import Observer
 from .places import host_as_of_now
 from .protocol import ERROR_START
@@ -61,6 +63,36 @@ _LOOKS = (
 THREADS = 32  # hilos para el servicio: como concurrent.futures con muchos procesadores; callados, apenas ocupan
 
 
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _anywhere(method: Method) -> Method:
+    """``method`` trabaja en el bucle del servidor. Llamado allí, o si no gira, se hace en el acto; desde otro hilo, u
+    otro bucle, se hace en el suyo y se espera a que acabe. ``RuntimeError`` en otro proceso: no es su servidor."""
+
+    def elsewhere(server: Server) -> asyncio.AbstractEventLoop | None:
+        """El bucle del servidor, si gira y no es el de quien llama."""
+        loop: asyncio.AbstractEventLoop | None = getattr(server, "_loop", None)
+        if loop is None or loop is asyncio._get_running_loop() or not loop.is_running():
+            return None
+        if server._process != os.getpid():
+            raise RuntimeError("este servidor es de otro proceso (os.fork): se detiene, o se cambia, en él")
+        return loop
+
+    @functools.wraps(method)
+    def call(self: Server, *args: Any, **options: Any) -> Any:
+        loop = elsewhere(self)
+        return call_in(loop, lambda: method(self, *args, **options)) if loop else method(self, *args, **options)
+
+    @functools.wraps(method)
+    async def wait(self: Server, *args: Any, **options: Any) -> Any:
+        loop = elsewhere(self)
+        work = method(self, *args, **options)
+        return await (asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop)) if loop else work)
+
+    return cast(Method, wait if inspect.iscoroutinefunction(method) else call)
+
+
 class Server:
     """Un servidor de mensajes, en el bucle de asyncio en marcha o en un hilo suyo.
 
@@ -75,7 +107,9 @@ class Server:
         with Server(str.title, port=0) as server, Client(server.host, server.port) as client:
             print(client.send("hola"))
 
-    Detenido, se puede volver a poner en marcha; ``RuntimeError`` si ya lo está.
+    Detenido, se puede volver a poner en marcha; ``RuntimeError`` si ya lo está. Sus métodos y sus datos se pueden usar
+    desde cualquier hilo, y desde otro bucle; ``start()``, solo en el bucle que será el suyo. El ``service`` en hilos, y
+    el ``observer`` en el del bucle, son quienes se ejecutan donde dice el servidor.
 
     ``service``: un ``Service`` o una función ``str -> str``, corriente o ``async``. ``host`` y ``port``: dónde escuchar
     (un nombre puede ser varias direcciones; el puerto 0 toma uno libre, el mismo en todas; ``ValueError`` fuera de 0 a
@@ -142,13 +176,14 @@ class Server:
 
     @property
     def conversations(self) -> int:
-        """Cuántas conversaciones siguen abiertas (las rechazadas que aún se están cerrando no lo son)."""
+        """Cuántas conversaciones siguen abiertas (las rechazadas que aún se están cerrando no lo son). Desde cualquier
+        hilo."""
         return self._connections.admitted
 
     @property
     def addresses(self) -> list[Peer]:
         """Las direcciones en que escucha: ``[(ip, puerto), ...]``, o ``[("unix:/ruta", 0)]``; vacía antes de empezar y
-        después de acabar."""
+        después de acabar. Desde cualquier hilo."""
         return [listener.address for listener in self._listeners]
 
     @property
@@ -167,7 +202,7 @@ class Server:
         return self._listeners[0].address
 
     async def start(self) -> None:
-        """Empieza a escuchar.
+        """Empieza a escuchar, en el bucle en marcha.
 
         Errores: ``UnknownHost``, ``AddressInUse``, ``PortNotAllowed``, ``AddressNotOurs`` o ``NetworkError``;
         ``ValueError`` si uno de los ``sockets`` no escucha.
@@ -196,6 +231,7 @@ class Server:
     def _use_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         """El reloj y los temporizadores serán los de ``loop``."""
         self._loop = loop
+        self._process = os.getpid()
         self._all_gone = asyncio.Event()  # desde que alguien la espera, es de un solo bucle
         self._clocks = Clocks(loop, self.limits)
         self._turns = Turns(loop, TURN, Connection.go_on)
@@ -203,25 +239,29 @@ class Server:
         self._threads = Threads(loop, self._most_threads, self._contexts) if self._most_threads else None
         self._set_service()
 
+    @_anywhere
     def change_service(self, service: Service | Function) -> None:
         """Desde el mensaje siguiente de cada conversación responde ``service``; lo que ya se preguntó lo responde el de
-        antes. Se llama en el hilo del bucle. Error: ``TypeError`` si no es un servicio."""
+        antes. Desde cualquier hilo. Error: ``TypeError`` si no es un servicio."""
         self.service = as_service(service)
-        self._set_service()
+        if hasattr(self, "_loop"):  # si no, lo hará start()
+            self._set_service()
 
+    @_anywhere
     def reread_certificate(self) -> None:
         """Si los ficheros de TLS cambiaron, desde ahora valen los nuevos. Ya se mira con cada cliente que llega: esto
-        es para saberlo antes. Se llama en el hilo del bucle."""
+        es para saberlo antes. Desde cualquier hilo."""
         try:
-            if self._tls and self._tls.reread(self._loop.time()):
+            if self._tls and self._tls.reread(time.monotonic()):
                 self.observer.certificate_reread()
         except BadTLSFile as bad:
             self.observer.certificate_unusable(bad)
 
+    @_anywhere
     async def retire(self, patience: float | None = None) -> None:
         """Deja de aceptar, y espera a que las conversaciones acaben por sí solas, ``patience`` segundos como mucho (por
         defecto, lo que haga falta). Para cuando otro proceso escucha ya en los mismos ``sockets``: quien esté en su
-        cola es para él. Después, ``drain()``."""
+        cola es para él. Después, ``drain()``. En cualquier bucle."""
         for listener in self._listeners:
             listener.close(0)
         self._listeners.clear()
@@ -229,9 +269,13 @@ class Server:
             with contextlib.suppress(TimeoutError):
                 await within(patience, self._all_gone.wait())
 
+    @_anywhere
     async def drain(self, patience: float | None = None) -> int:
         """Deja de aceptar, entrega lo debido y cierra. Devuelve cuántas conversaciones hubo que cortar porque el
-        cliente no leyó lo suyo en ``patience`` segundos (por defecto, ``limits.drain``; lo normal: 0)."""
+        cliente no leyó lo suyo en ``patience`` segundos (por defecto, ``limits.drain``; lo normal: 0). En
+        cualquier bucle; si no se puso en marcha, no hace nada."""
+        if not hasattr(self, "_loop"):
+            return 0
         before = self._cut_count
         self.stopping = True
         for listener in self._listeners:
@@ -252,8 +296,9 @@ class Server:
             self._threads.close()
         return self._cut_count - before
 
+    @_anywhere
     def cut(self) -> None:
-        """Corta todas las conversaciones sin entregar nada más."""
+        """Corta todas las conversaciones sin entregar nada más. Desde cualquier hilo; al volver, están cortadas."""
         for connection in self._connections:
             connection.cut()
 

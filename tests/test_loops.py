@@ -237,6 +237,75 @@ def test_a_task_that_will_not_be_cancelled_is_not_waited_for_ever(caplog: pytest
     assert "Task was destroyed" in caplog.text  # asyncio dice de quién es
 
 
+def test_every_method_can_be_called_from_any_thread() -> None:
+    with Server(port=0) as server, connect(server.port, server.host) as sock:
+        sock.sendall(b"hola\n")
+        assert receive(sock, 5) == b"HOLA\n"
+        server.change_service(str.title)
+        sock.sendall(b"hola\n")
+        assert receive(sock, 5) == b"Hola\n"
+        with pytest.raises(TypeError, match="un servicio es"):
+            server.change_service(3)  # type: ignore[arg-type]
+        server.reread_certificate()
+        assert server.conversations == 1
+        server.cut()
+        assert server.conversations == 0
+        with contextlib.suppress(ConnectionResetError):  # si su sistema aún no dijo que tiene la última respuesta
+            assert receive_all(sock) == b""
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_every_method_can_be_called_when_it_is_not_running(again: bool) -> None:
+    server = Server(port=0)
+    if again:
+        with server:
+            pass
+    server.cut()
+    server.reread_certificate()
+    server.change_service(str.title)
+    loops.run_loop(server.retire())
+    assert loops.run_loop(server.drain()) == 0
+    with server, Client(server.host, server.port) as client:
+        assert client.send("hola") == "Hola"
+
+
+def test_it_can_be_drained_and_cut_from_another_loop() -> None:
+    recorder = Recorder()
+    limits = Limits(drain=0.1)
+    with Server(host="127.0.0.1", port=0, limits=limits, observer=recorder) as server, connect(server.port) as sock:
+        fill(sock)
+        assert loops.run_loop(server.drain()) == 1
+        assert server.addresses == []
+
+    async def from_a_thread() -> None:
+        async with Server(host="127.0.0.1", port=0) as server:
+            reader, writer = await asyncio.open_connection(server.host, server.port)
+            writer.write(b"hola\n")
+            assert await reader.readexactly(5) == b"HOLA\n"
+            await asyncio.to_thread(server.cut)
+            with contextlib.suppress(ConnectionResetError):
+                assert await reader.read() == b""
+            writer.close()
+            with contextlib.suppress(ConnectionResetError):
+                await writer.wait_closed()
+
+    loops.run_loop(from_a_thread())
+
+
+def test_the_service_can_cut_everyone() -> None:
+    servers: list[Server] = []
+
+    def service(message: str) -> str:
+        servers[0].cut()
+        return message
+
+    with Server(service, port=0) as server, connect(server.port, server.host) as sock:
+        servers.append(server)
+        sock.sendall(b"hola\n")
+        with pytest.raises(ConnectionResetError):  # se le debe una respuesta
+            receive_all(sock)
+
+
 @pytest.mark.parametrize("leave", [SystemExit(3), KeyboardInterrupt()], ids=repr)
 def test_whoever_wants_to_exit_inside_does_not_stop_the_loop(
     caplog: pytest.LogCaptureFixture, leave: BaseException
@@ -316,6 +385,14 @@ with Server(str.title, port=0) as server:
         assert os.waitpid(child, 0)[1] == 0
         with Client(server.host, server.port) as client:
             print(client.send("hola"))
+    else:
+        for call in (server.cut, server.reread_certificate):
+            try:
+                call()
+            except RuntimeError as error:
+                assert "de otro proceso" in str(error)
+            else:
+                os._exit(1)
 """
     with Program([sys.executable, "-W", "ignore", "-c", code]) as program:  # Python 3.12 avisa de que hay hilos
         assert program.wait() == 0

@@ -466,7 +466,10 @@ def test_nobody_keeps_the_place_of_one_that_could_not_begin(monkeypatch: pytest.
         loop.set_exception_handler(lambda _, context: failures.append(context["exception"]))
         async with Server(host="127.0.0.1", port=0, limits=Limits(max_per_address=5)) as server:
             server._loop = SimpleNamespace(  # type: ignore[assignment]
-                create_task=loop.create_task, connect_accepted_socket=short_of_memory, time=loop.time
+                create_task=loop.create_task,
+                connect_accepted_socket=short_of_memory,
+                time=loop.time,
+                is_running=lambda: False,
             )
             with connect(server.addresses[0][1]) as sock:
                 while not await asyncio.to_thread(lambda: receive_all(sock) == b""):
