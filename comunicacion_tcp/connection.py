@@ -60,8 +60,8 @@ class Owner(Protocol):
     def _deferred(self) -> bool:
         """Si al servicio se le pregunta, porque puede esperar."""
 
-    def _ask(self, message: str, answered: Callable[[Outcome], object]) -> Job:
-        """Pregunta al servicio."""
+    def _ask(self, message: str, answered: Callable[[Outcome], object], *, more: bool) -> Job:
+        """Pregunta al servicio. ``more``: si quien pregunta tiene más preguntas detrás."""
 
     def _introduce(self, handshake: Handshake) -> Connection:
         """El saludo acabó bien: la conversación ocupa su sitio."""
@@ -428,7 +428,7 @@ class Connection(asyncio.Protocol):
         self._question = _Question(self)
         self._server._clocks.answering.start(self)
         try:
-            self._question.job = self._server._ask(message, self._question.answered)
+            self._question.job = self._server._ask(message, self._question.answered, more=self._conversation.queued > 0)
         except RuntimeError as error:  # el sistema no da más hilos
             self._server._loop.call_soon(self._question.answered, raising(error))
 

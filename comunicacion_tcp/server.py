@@ -426,9 +426,9 @@ class Server:
     def _deferred(self) -> bool:
         return self._workers is not None
 
-    def _ask(self, message: str, answered: Callable[[Outcome], object]) -> Job:
+    def _ask(self, message: str, answered: Callable[[Outcome], object], *, more: bool) -> Job:
         """Pregunta al servicio."""
-        return cast(Workers, self._workers).ask(self.service.function, message, answered)
+        return cast(Workers, self._workers).ask(self.service.function, message, answered, more=more)
 
     def _introduce(self, handshake: Handshake) -> Connection:
         """El saludo acabó bien: la conversación ocupa su sitio."""

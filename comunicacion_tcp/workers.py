@@ -45,9 +45,11 @@ class Job(Protocol):
 class Workers(Protocol):
     """A quien se le pregunta."""
 
-    def ask(self, function: Callable[[str], Any], message: str, answered: Callable[[Outcome], object]) -> Job:
-        """Ejecuta ``function(message)`` cuando toque y da lo que hizo a ``answered``, en el hilo del bucle. Error:
-        ``RuntimeError`` si el sistema no da dónde ejecutarla."""
+    def ask(
+        self, function: Callable[[str], Any], message: str, answered: Callable[[Outcome], object], *, more: bool = False
+    ) -> Job:
+        """Ejecuta ``function(message)`` cuando toque y da lo que hizo a ``answered``, en el hilo del bucle. ``more``:
+        si quien pregunta tiene más preguntas detrás. Error: ``RuntimeError`` si el sistema no da dónde ejecutarla."""
 
 
 class Contexts:
@@ -106,7 +108,9 @@ class Tasks:
         self._contexts = contexts
         self._plain = plain
 
-    def ask(self, function: Callable[[str], Any], message: str, answered: Callable[[Outcome], object]) -> Job:
+    def ask(
+        self, function: Callable[[str], Any], message: str, answered: Callable[[Outcome], object], *, more: bool = False
+    ) -> Job:
         """Como en ``Workers``. Quien la cancela detiene la función donde esté esperando."""
         work = _run(function, message, answered, self._plain)
         return _Asked(self._contexts.fresh().run(self._loop.create_task, work))
@@ -165,19 +169,21 @@ class Threads:
         self._contexts = contexts
         self._most = threads
         self._changed = threading.Condition()
-        self._waiting: OrderedDict[_Call, None] = OrderedDict()
+        self._waiting = _Line()
         self._free: set[threading.Thread] = set()  # los que no están dentro de una función
         self._idle = 0
         self._alive = 0  # sin contar los perdidos
         self._lost = 0
         self._closed = False
 
-    def ask(self, function: Callable[[str], Any], message: str, answered: Callable[[Outcome], object]) -> Job:
+    def ask(
+        self, function: Callable[[str], Any], message: str, answered: Callable[[Outcome], object], *, more: bool = False
+    ) -> Job:
         """Como en ``Workers``. Si quien la cancela la encuentra esperando, no llega a empezar; si no, sigue, y otro
         hilo ocupa el sitio del suyo."""
         call = _Call(self, function, message, answered)
         with self._changed:
-            self._waiting[call] = None
+            self._waiting.add(call, more=more)
             if self._idle >= len(self._waiting):
                 self._changed.notify()
             elif self._alive < self._most:
@@ -185,7 +191,7 @@ class Threads:
                     self._start()
                 except RuntimeError:
                     if not self._alive:  # con alguno, ya le tocará
-                        del self._waiting[call]
+                        self._waiting.remove(call)
                         raise
         return call
 
@@ -202,7 +208,7 @@ class Threads:
     def _drop(self, call: _Call) -> None:
         with self._changed:
             if call.state == _WAITING:
-                self._waiting.pop(call, None)
+                self._waiting.remove(call)
             elif call.state == _RUNNING and self._lost < _MOST_LOST:
                 call.state = _LOST
                 self._lost += 1
@@ -266,10 +272,43 @@ class Threads:
             if self._closed:
                 self._alive -= 1
                 return None
-            call, _ = self._waiting.popitem(last=False)
+            call = self._waiting.take()
             call.state = _RUNNING
             call.thread = threading.get_ident()
             return call
+
+
+class _Line:
+    """Las llamadas que esperan un hilo. Sale una de quien pregunta una vez y otra de quien tiene más preguntas detrás;
+    entre iguales, por orden. Así quien pregunta una vez no espera detrás de todos los que inundan."""
+
+    def __init__(self) -> None:
+        self._single: OrderedDict[_Call, None] = OrderedDict()
+        self._more: OrderedDict[_Call, None] = OrderedDict()
+        self._single_last = False
+
+    def __len__(self) -> int:
+        return len(self._single) + len(self._more)
+
+    def add(self, call: _Call, *, more: bool) -> None:
+        """Se pone a la cola."""
+        (self._more if more else self._single)[call] = None
+
+    def take(self) -> _Call:
+        """La que toca, que ya no espera. Tiene que haber alguna."""
+        self._single_last = bool(self._single) and not (self._single_last and self._more)
+        call, _ = (self._single if self._single_last else self._more).popitem(last=False)
+        return call
+
+    def remove(self, call: _Call) -> None:
+        """Ya no espera, si esperaba."""
+        self._single.pop(call, None)
+        self._more.pop(call, None)
+
+    def clear(self) -> None:
+        """Ya no espera ninguna."""
+        self._single.clear()
+        self._more.clear()
 
 
 class _Call:

@@ -109,6 +109,19 @@ def test_what_is_withdrawn_before_starting_never_starts(make: Callable[[int], Th
     assert gate.entered == ["a", "c"]
 
 
+def test_who_asks_once_does_not_wait_behind_all_that_ask_many_times(make: Callable[[int], Threads]) -> None:
+    gate, answers = Gate(), Answers()
+    workers = make(1)
+    workers.ask(gate, "a", answers)
+    wait_until(lambda: gate.entered, "que empiece")
+    for message in "vwxyz":
+        workers.ask(gate, message, answers, more=True)
+    for message in "bc":
+        workers.ask(gate, message, answers)
+    gate.open()
+    assert answers.wait(8) == list("AVBWCXYZ")
+
+
 def test_a_thread_that_does_not_come_back_is_replaced(make: Callable[[int], Threads]) -> None:
     workers, answers, lost = make(1), Answers(), Gate()
     job = workers.ask(lost, "perdida", answers)
