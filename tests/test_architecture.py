@@ -30,7 +30,7 @@ ORDER = [
         "tls",
         "board",
     ),
-    *("delivery", "timeouts", "forks"),
+    *("delivery", "timeouts", "forks", "guard"),
     *("conversation", "client", "relay", "aio"),
     *("deadlines", "turns", "descriptors", "systemd", "loops", "listener", "tls_transport", "workers"),
     *("observer", "admission", "budget", "connection", "server", "measuring", "metrics", "metrics_server"),

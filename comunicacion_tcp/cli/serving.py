@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -16,7 +17,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ..board import Board
@@ -24,12 +25,13 @@ from ..descriptors import raise_limit
 from ..errors import BadService, BadSocket, BadTLSFile, NetworkError
 from ..forks import release
 from ..fresh_imports import FreshImports
+from ..guard import Guard, stand_guard
 from ..limits import Limits
 from ..loading import load_service
 from ..loops import run
 from ..server import Server
 from ..services import Service, uppercase
-from ..supervision import CUT, CUT_SHORT, DRAIN, NOT_STARTED, RETIRE, Insistence
+from ..supervision import CUT, CUT_SHORT, DRAIN, END_PATIENCE, NOT_STARTED, RETIRE, Insistence
 from ..supervisor import Seat
 from ..systemd import Notifier
 from ..tls import ServerTLS
@@ -50,6 +52,7 @@ AUTO = "auto"  # --procesos: uno por procesador
 # tarea que no se deja cancelar. Más que lo que espera la salida (output.py).
 _LAST_WAIT = 2.0
 _NO_THREAD = "El sistema no deja crear el hilo que escribe la salida. Sube el límite de procesos con «ulimit -u»."
+_BUSY = "El servicio tiene ocupado el servidor y no se puede detener con cuidado: se corta todo."
 _STUCK = 1.0  # segundos sin que gire el bucle: nada nuestro lo ocupa tanto
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _READ = 4096  # bytes: uno por señal, y de más que lleguen juntas da igual cuántas eran
@@ -96,9 +99,14 @@ def serve(launch: Launch, post: Post | None = None) -> int:
         complain(bad_socket(bad))
         return FAILED
     with contextlib.ExitStack() as stack:
-        stdout, imports = sys.stdout, None
+        stdout, imports, guard, bell = sys.stdout, None, None, stack.enter_context(_Bell())
         if options.servicio:
-            # Antes de importarlo, que también puede crear procesos y escribir.
+            # Antes de importarlo, que también puede crear hilos y procesos, y escribir.
+            if not post:
+                patience = launch.limits.drain + END_PATIENCE
+                guard = stand_guard(bell.awake, _SIGNALS, patience, functools.partial(complain, _BUSY))
+            if guard:
+                stack.callback(guard.leave)
             _bear_strangers(post.sockets if post else systemd.sockets)
             stdout = stack.enter_context(only_ours())
         if options.recargar:
@@ -108,7 +116,7 @@ def serve(launch: Launch, post: Post | None = None) -> int:
             service = load(options, imports)
         except BadService as bad:
             return _cannot(post, bad_service(bad))
-        return _listen(launch, post, systemd, service, imports, stdout)
+        return _listen(launch, post, _Means(systemd, imports, stdout, bell, guard), service)
 
 
 def _cannot(post: Post | None, why: str) -> int:
@@ -144,12 +152,10 @@ def tls_of(options: argparse.Namespace) -> ServerTLS | None:
     return ServerTLS(options.tls_cert, options.tls_clave, options.tls_ca) if options.tls_cert else None
 
 
-def _listen(
-    launch: Launch, post: Post | None, systemd: Manager, service: Service, imports: FreshImports | None, stdout: Any
-) -> int:
+def _listen(launch: Launch, post: Post | None, means: _Means, service: Service) -> int:
     options = launch.options
     formatter = formatter_of(options, several=post is not None)
-    sink, encoding = sink_of(stdout)
+    sink, encoding = sink_of(means.stdout)
     try:
         output = Output(
             by_lines(sink, post.turn) if post else sink, encoding, lambda count: formatter.format(lines_lost(count))
@@ -157,50 +163,76 @@ def _listen(
     except RuntimeError:
         return _cannot(post, _NO_THREAD)
     try:
-        output.terminal = is_terminal(stdout)
+        output.terminal = is_terminal(means.stdout)
         with logging_to(output.write, formatter, LEVELS[options.nivel]) as log:
-            return run(_heeding_signals(lambda: _serve(launch, post, systemd, service, imports, log, output)))
+            return run(_serve(launch, post, means, service, log, output), means.bell.arm)
     finally:
         output.close()
 
 
-async def _heeding_signals(work: Callable[[], Coroutine[object, object, int]]) -> int:
-    with _woken_by_signals(asyncio.get_running_loop()):
-        return await work()
+class _Bell:
+    """Lo que despierta al bucle cuando llega una señal. Sola no puede si llega justo antes de que empiece a esperar, o
+    a otro hilo (a cualquiera, si el proceso estaba parado): no se sabría de ella hasta lo siguiente que pase, y puede
+    no pasar nada. ``awake``: donde se lee un byte por cada una (``guard.py`` también lo mira)."""
 
-
-@contextlib.contextmanager
-def _woken_by_signals(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    """Mientras dura, una señal despierta a ``loop``. Sola no puede si llega justo antes de que empiece a esperar, o a
-    otro hilo (a cualquiera, si el proceso estaba parado): no se sabría de ella hasta lo siguiente que pase, y puede no
-    pasar nada. uvloop y el bucle de Windows ya lo hacen."""
-    if not isinstance(loop, asyncio.SelectorEventLoop):
-        yield
-        return
-    awake, alarm = socket.socketpair()
-    with awake, alarm:
-        for end in (awake, alarm):
+    def __init__(self) -> None:
+        self.awake, self._alarm = socket.socketpair()
+        for end in (self.awake, self._alarm):
             end.setblocking(False)
-        loop.add_reader(awake, awake.recv, _READ)
-        signal.set_wakeup_fd(alarm.fileno(), warn_on_full_buffer=False)
-        try:
-            yield
-        finally:
+        self._others: list[int] = []  # a dónde iba ese byte antes: el bucle puede tener lo suyo (uvloop)
+
+    def hang(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Desde ahora despierta a ``loop``. El bucle de Windows ya lo hace."""
+        if os.name == "posix":
+            loop.add_reader(self.awake, self._answer)
+            self.arm()
+
+    def arm(self) -> None:
+        """Otra vez: uvloop, cuando se detiene y sigue, pone lo suyo."""
+        if os.name == "posix":
+            other = signal.set_wakeup_fd(self._alarm.fileno(), warn_on_full_buffer=False)
+            if other not in (-1, self._alarm.fileno()):
+                self._forget()
+                self._others = [os.dup(other)]  # el suyo puede cerrarlo cuando quiera
+
+    def _answer(self) -> None:
+        arrived = self.awake.recv(_READ)
+        for other in self._others:
+            with contextlib.suppress(OSError):
+                os.write(other, arrived)
+
+    def _forget(self) -> None:
+        for other in self._others:
+            os.close(other)
+        self._others = []
+
+    def __enter__(self) -> _Bell:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(ValueError):  # no es el hilo principal: no se llegó a poner
             signal.set_wakeup_fd(-1)
-            loop.remove_reader(awake)
+        self._forget()
+        self.awake.close()
+        self._alarm.close()
 
 
-async def _serve(
-    launch: Launch,
-    post: Post | None,
-    systemd: Manager,
-    service: Service,
-    imports: FreshImports | None,
-    log: Log,
-    output: Output,
-) -> int:
+class _Means(NamedTuple):
+    """Con qué se sirve. ``stdout``: la salida, que hace de ``sys.stdout``. ``guard``: quien mata a este proceso si no
+    acaba."""
+
+    systemd: Manager
+    imports: FreshImports | None
+    stdout: Any
+    bell: _Bell
+    guard: Guard | None
+
+
+async def _serve(launch: Launch, post: Post | None, means: _Means, service: Service, log: Log, output: Output) -> int:
     options, limits = launch
+    systemd, imports = means.systemd, means.imports
     loop = asyncio.get_running_loop()
+    means.bell.hang(loop)
     reporter = WorkerReporter(log, loop, first=post.seat.first) if post else Reporter(log, loop)
     loop.set_exception_handler(reporter.failed)
     raise_limit(limits.max_connections + limits.reserve)
@@ -232,7 +264,7 @@ async def _serve(
         post.seat.attend(loop, end.obey, limits.worker_timeout)
         _handle_signals(loop, end.ask, signal.SIGTERM)  # las de la terminal son para el padre
     else:
-        _handle_signals(loop, end.insist, *_SIGNALS)
+        _handle_signals(loop, end.insist, *_SIGNALS, guard=means.guard)
     try:
         await server.start()
     except NetworkError as error:
@@ -354,7 +386,9 @@ def end_anyway(close_output: Callable[[], None], code: int) -> None:
         timer.start()
 
 
-def _handle_signals(loop: asyncio.AbstractEventLoop, handler: Callable[[], None], *signals: int) -> None:
+def _handle_signals(
+    loop: asyncio.AbstractEventLoop, handler: Callable[[], None], *signals: int, guard: Guard | None = None
+) -> None:
     """Con cada señal de ``signals``, ``handler`` en el bucle. Si un servicio no lo deja girar, la que llegue ``_STUCK``
     segundos después de una que aún no se ha atendido acaba el proceso: si no, Ctrl-C no haría nada."""
     unseen: float | None = None  # desde cuándo hay alguna sin atender
@@ -367,14 +401,14 @@ def _handle_signals(loop: asyncio.AbstractEventLoop, handler: Callable[[], None]
     # No es loop.add_signal_handler, que no hace nada hasta que el bucle gira (y en Windows no está).
     def on_signal(*_: object) -> None:
         nonlocal unseen
+        if guard:
+            guard.stopping()  # antes de que el bucle lea su byte: después puede no ejecutarse nada más
         now = time.monotonic()
         unseen = unseen or now
         if now - unseen > _STUCK:
             _ignore_signals()  # otra, a media frase, la estropearía
             try:
-                complain_briefly(
-                    "El servicio tiene ocupado el servidor y no se puede detener con cuidado: se corta todo."
-                )
+                complain_briefly(_BUSY)
             finally:
                 os._exit(CUT_SHORT)
         loop.call_soon_threadsafe(see)

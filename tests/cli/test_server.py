@@ -317,7 +317,7 @@ def test_as_a_module_and_as_installed_commands() -> None:
 
 
 def test_an_interrupt_before_serving_is_not_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(coroutine: object) -> int:
+    def interrupt(coroutine: object, resumed: object) -> int:
         coroutine.close()  # type: ignore[attr-defined]
         raise KeyboardInterrupt
 

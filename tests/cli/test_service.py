@@ -347,6 +347,30 @@ def test_one_that_takes_the_loop_can_be_stopped(tmp_path: Path, source: str) -> 
         assert server.errors.startswith("dentro\nEl servicio tiene ocupado el servidor")
 
 
+# Nada de Python se ejecuta mientras: ni el plazo, ni lo que atiende la señal. Solo, con un SIGTERM, en
+# test_service_ends.py.
+HOLDING = """
+import re
+def f(texto):
+    open("dentro", "w").close()
+    re.match(r"(a+)+$", "a" * 60 + "b")
+"""
+
+
+@pytest.mark.parametrize("processes", [[], ["--procesos", "1"]], ids=["uno", "varios"])
+def test_insisting_stops_even_one_that_never_lets_go_of_the_interpreter(tmp_path: Path, processes: list[str]) -> None:
+    write(tmp_path / "mio.py", HOLDING)
+    options = ("--servicio", "mio:f", "--plazo-parada", "3600", *processes)
+    with running_server(*options, cwd=tmp_path) as (server, port), connect(port) as sock:
+        sock.sendall(b"nunca\n")
+        wait_until((tmp_path / "dentro").exists, "que entre")
+        others = children_of(server.process.pid)
+        assert len(others) == 1  # quien vigila, o quien sirve: con varios, vigila el padre
+        server.insist(signal.SIGINT)
+        assert server.wait() == (3 if processes else -signal.SIGKILL)
+        wait_until(lambda: not any(map(alive, others)), "que acaben")
+
+
 def test_one_that_takes_the_loop_can_be_stopped_though_nobody_reads_the_errors(tmp_path: Path) -> None:
     write(tmp_path / "mio.py", "import os\ndef f(t):\n    while True: os.write(2, b'x' * 4096)")
     reader, writer = os.pipe()

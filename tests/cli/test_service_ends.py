@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from ..support.modules import write
-from ..support.programs import running_server
+from ..support.ports import listening_ports
+from ..support.programs import alive, children_of, running_server
 from ..support.sockets import ask, connect
+from ..support.waiting import wait_until
 
 ALONE_OR_NOT = pytest.mark.parametrize("processes", [[], ["--procesos", "2"]], ids=["uno", "varios"])
 
@@ -105,3 +108,82 @@ async def f(texto):
         assert server.wait() == 0
         assert re.search("^Servidor detenido.$", server.output, re.MULTILINE)
         assert server.errors == ""
+
+
+# -- que no deja acabar -------------------------------------------------------------------------------------
+
+# Nada de Python se ejecuta mientras: ni el plazo, ni lo que atiende la señal.
+HOLDING = """
+import re
+def f(texto):
+    if texto == "nunca":
+        open("dentro", "w").close()
+        re.match(r"(a+)+$", "a" * 60 + "b")
+    return texto
+"""
+
+
+def test_one_that_never_lets_go_of_the_interpreter_is_stopped(tmp_path: Path) -> None:
+    write(tmp_path / "mio.py", HOLDING)
+    options = ("--servicio", "mio:f", "--plazo-parada", "0.1")
+    with running_server(*options, cwd=tmp_path) as (server, port), connect(port) as sock:
+        assert ask(sock, "hola") == "hola"
+        sock.sendall(b"nunca\n")
+        wait_until((tmp_path / "dentro").exists, "que entre")
+        guards = children_of(server.process.pid)
+        server.signal(signal.SIGTERM)
+        assert server.wait() == -signal.SIGKILL
+        assert "no se puede detener con cuidado: se corta todo." in server.errors
+        with pytest.raises(ConnectionRefusedError):
+            connect(port)
+        wait_until(lambda: not any(map(alive, guards)), "que acabe el guarda")
+
+
+def test_who_watches_over_it_keeps_nothing_and_goes_with_it(tmp_path: Path) -> None:
+    write(tmp_path / "mio.py", "def f(texto): return texto")
+    with running_server("--servicio", "mio:f", cwd=tmp_path) as (server, port), connect(port) as sock:
+        assert ask(sock, "hola") == "hola"
+        (guard,) = children_of(server.process.pid)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # systemd, y una terminal, la envían a todos
+            os.kill(guard, number)
+        assert not listening_ports(guard)
+        kept = [os.readlink(link) for link in Path(f"/proc/{guard}/fd").iterdir()]
+        assert kept.count("/dev/null") == 2
+        assert len(kept) <= 6  # ni la salida, ni el puerto: sus dos canales, el proceso y los errores
+        assert os.readlink(f"/proc/{guard}/cwd") == "/"
+        assert ask(sock, "sigo") == "sigo"
+        server.process.kill()
+        assert server.wait() == -signal.SIGKILL  # y nadie retiene su salida
+        wait_until(lambda: not alive(guard), "que se vaya")
+
+
+def test_without_who_watches_over_it_it_serves_and_ends(tmp_path: Path) -> None:
+    write(tmp_path / "mio.py", "def f(texto): return texto")
+    with running_server("--servicio", "mio:f", cwd=tmp_path) as (server, port), connect(port) as sock:
+        assert ask(sock, "hola") == "hola"
+        (guard,) = children_of(server.process.pid)
+        os.kill(guard, signal.SIGKILL)
+        assert ask(sock, "sigo") == "sigo"
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert server.errors == ""
+    with running_server() as (server, _):  # mayúsculas no retiene nada
+        assert not children_of(server.process.pid)
+
+
+def test_signals_still_reach_the_loop_that_a_service_listens_to(tmp_path: Path) -> None:
+    source = """
+import asyncio, os, signal
+got = []
+async def f(texto):
+    loop = asyncio.get_running_loop()
+    done = loop.create_future()
+    loop.add_signal_handler(signal.SIGUSR1, lambda: done.done() or done.set_result(texto))
+    os.kill(os.getpid(), signal.SIGUSR1)
+    return await done
+"""
+    write(tmp_path / "mio.py", source)
+    with running_server("--servicio", "mio:f", cwd=tmp_path) as (server, port), connect(port) as sock:
+        assert [ask(sock, text) for text in ("a", "b")] == ["a", "b"]
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
