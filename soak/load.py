@@ -28,7 +28,8 @@ from .server import HOST, PATIENCE, raise_descriptors
 
 STUCK = 5.0
 """Segundos sin respuesta que ya no son lentitud: nada de lo que se le hace al servidor debe pararlo tanto."""
-_FLOOD_BLOCK = 2_000  # mensajes por bloque de quien inunda: unos 40 KB, más o menos una lectura del servidor
+FLOOD_BLOCK = 2_000
+"""Mensajes por bloque de quien inunda: unos 40 KB, más o menos una lectura del servidor."""
 _FLOOD_AHEAD = 4  # bloques enviados sin recibir su respuesta: siempre hay uno esperando en el socket
 
 
@@ -36,8 +37,8 @@ _FLOOD_AHEAD = 4  # bloques enviados sin recibir su respuesta: siempre hay uno e
 class Spec:
     """Qué carga. ``every``: segundos entre dos mensajes de una conexión. ``churn``: conexiones por segundo que se van y
     llegan. ``sources``: direcciones desde las que se conecta, por turno. ``flood``: en vez de educados, clientes que
-    encadenan sin parar; ``bad``, solo mensajes malos. ``returns``: al que le cortan, vuelve, y se cuenta (si no, un
-    corte es un fallo). ``stuck``: los segundos sin respuesta que ya no son lentitud."""
+    encadenan sin parar bloques de ``block`` mensajes; ``bad``, solo mensajes malos. ``returns``: al que le cortan,
+    vuelve, y se cuenta (si no, un corte es un fallo). ``stuck``: los segundos sin respuesta que ya no son lentitud."""
 
     port: int
     connections: int
@@ -46,6 +47,7 @@ class Spec:
     churn: float = 0.0
     sources: list[str] = field(default_factory=list)
     flood: bool = False
+    block: int = FLOOD_BLOCK
     bad: bool = False
     returns: bool = False
     stuck: float = STUCK
@@ -214,8 +216,8 @@ class _Talker(asyncio.Protocol):
 class _Flooder(asyncio.Protocol):
     """Encadena sin parar, leyendo y comprobando lo que vuelve."""
 
-    def __init__(self, crowd: _Crowd, number: int, *, bad: bool) -> None:
-        self.flood = Flood(number, _FLOOD_BLOCK, bad=bad)
+    def __init__(self, crowd: _Crowd, number: int, block: int, *, bad: bool) -> None:
+        self.flood = Flood(number, block, bad=bad)
         self._crowd = crowd
         self._most = 0
         self.stopped = False
@@ -301,7 +303,7 @@ class _Crowd:
         spec, number = self._spec, self._number
 
         def make() -> _Talker | _Flooder:
-            return _Flooder(self, number, bad=spec.bad) if spec.flood else _Talker(self, number)
+            return _Flooder(self, number, spec.block, bad=spec.bad) if spec.flood else _Talker(self, number)
 
         while True:
             try:

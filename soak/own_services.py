@@ -1,4 +1,4 @@
-"""El servicio con que se mide: mayúsculas, y una palabra que atasca para siempre al proceso que la recibe."""
+"""Los servicios con que se mide: mayúsculas, de dos maneras, y uno que falla siempre."""
 
 STUCK_WORD = "atasco"
 
@@ -8,3 +8,13 @@ def upper(text: str) -> str:
     while text == STUCK_WORD:
         pass
     return text.upper()
+
+
+async def upper_async(text: str) -> str:
+    """``text`` en mayúsculas, en el bucle."""
+    return text.upper()
+
+
+def fails(text: str) -> str:
+    """No responde nunca."""
+    raise ValueError(text)

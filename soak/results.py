@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .scale import Scale
 
@@ -21,11 +21,12 @@ class Outcome:
     """Las cifras, como frases cortas, y si se cumple lo prometido.
 
     Que una respuesta falte o sea otra no es un ``met`` falso, sino ``Failed`` o ``WrongReply``: ``met`` habla de
-    tiempos y tamaños, que dependen también de la máquina.
+    tiempos y tamaños, que dependen también de la máquina. ``table``: la suya, si la tiene, con su cabecera.
     """
 
     figures: list[str]
     met: bool
+    table: list[list[str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

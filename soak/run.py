@@ -30,18 +30,18 @@ _COMMAND = "make soak"
 _HEAD = ["fila", "qué se le hace", "qué se promete", "medido", "cumplido"]
 
 
-def row(scenario: Scenario, scale: Scale) -> tuple[list[str], bool]:
-    """Ejecuta un escenario: su fila de la tabla, y si no falló."""
+def row(scenario: Scenario, scale: Scale) -> tuple[list[str], bool, list[list[str]]]:
+    """Ejecuta un escenario: su fila de la tabla, si no falló, y su propia tabla."""
     start = [f"{scenario.row}", f"{scenario.title} (`{scenario.key}`)", scenario.promise]
     try:
         outcome: Outcome = scenario.run(scale)
     except Unavailable as error:
-        return [*start, f"no se puede aquí: {error}", ""], True
+        return [*start, f"no se puede aquí: {error}", ""], True, []
     except TimeoutError:
-        return [*start, f"FALLA: el servidor no contesta en {PATIENCE:g} s", "no"], False
+        return [*start, f"FALLA: el servidor no contesta en {PATIENCE:g} s", "no"], False, []
     except (Failed, WrongReply, OSError) as error:
-        return [*start, f"FALLA: {error}".replace("\n", " ").replace("|", "\\|"), "no"], False
-    return [*start, "; ".join(outcome.figures), "sí" if outcome.met else "no"], True
+        return [*start, f"FALLA: {error}".replace("\n", " ").replace("|", "\\|"), "no"], False, []
+    return [*start, "; ".join(outcome.figures), "sí" if outcome.met else "no"], True, outcome.table
 
 
 def conditions() -> str:
@@ -58,6 +58,12 @@ def write_docs(rows: Sequence[Sequence[str]]) -> None:
     kept = [cells for line in lines if (cells := line.split(" | "))[0] not in measured]
     every = sorted([*kept, *rows], key=lambda cells: int(cells[0]))
     replace_between(PAGE, f"{conditions()} Lo mide `{_COMMAND}`.\n\n{table(_HEAD, every, '---')}", _COMMAND)
+
+
+def write_own_table(key: str, rows: Sequence[Sequence[str]]) -> None:
+    """Escribe en la página la tabla de un escenario que tiene la suya, entre sus marcas."""
+    head, *others = rows
+    replace_between(PAGE, f"{conditions()}\n\n{table(head, others)}", f"{_COMMAND}: {key}")
 
 
 def main() -> int:
@@ -80,16 +86,21 @@ def main() -> int:
     server.choose_loop(options.bucle)
     signal.signal(signal.SIGTERM, end)
     print(conditions(), flush=True)
-    rows, good = [], True
+    rows, good, tables = [], True, {}
     for scenario in SCENARIOS:
         if scenario.key in keys:
             print(f"{scenario.key}...", file=sys.stderr, flush=True)
-            cells, went_well = row(scenario, QUICK if options.rapido else FULL)
+            cells, went_well, own = row(scenario, QUICK if options.rapido else FULL)
             rows.append(cells)
+            if own:
+                tables[scenario.key] = own
+                print(table(own[0], own[1:]), flush=True)
             good = good and went_well
             print(f"| {' | '.join(cells)} |", flush=True)
     if options.docs:
         write_docs(rows)
+        for key, own in tables.items():
+            write_own_table(key, own)
     return 0 if good else 1
 
 

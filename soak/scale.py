@@ -60,6 +60,12 @@ class Scale:
     primero pide hasta 2 MiB."""
     deaf: int = 20
     """De esas, las que después no leen: 4 MiB cada una, en cada uno de los dos bucles."""
+    flooders: tuple[int, ...] = (1, 10, 100, 500)
+    """Los que inundan a la vez."""
+    flood_seconds: float = 3.0
+    """Con cada cuántos: las respuestas de los educados son tres mil, y el p99 sale de treinta."""
+    hostile_seconds: float = 1.5
+    """De cada clase de byte hostil: el procesador gastado se sabe de centésima en centésima."""
     proxied: int = 500
     """De cada clase de cabecera: entre todas, miles, y segundos."""
     proxied_late: int = 200
@@ -114,6 +120,9 @@ QUICK = Scale(
     tls_deadline=0.5,
     largest=2,
     deaf=1,
+    flooders=(3,),
+    flood_seconds=0.2,
+    hostile_seconds=0.02,
     proxied=5,
     proxied_late=5,
     net_connections=4,

@@ -287,8 +287,8 @@ def test_the_table_is_written_between_its_marks(tmp_path: Path, monkeypatch: pyt
         TimeoutError(),
     ]
     rows = [run.row(scenario(outcome), QUICK) for outcome in outcomes]
-    assert [good for _, good in rows] == [True, True, True, False, False]
-    run.write_docs([cells for cells, _ in rows])
+    assert [good for _, good, _ in rows] == [True, True, True, False, False]
+    run.write_docs([cells for cells, _, _ in rows])
     text = page.read_text(encoding="utf-8")
     assert text.startswith("antes\n<!-- Desde")
     assert text.endswith("<!-- Hasta aquí -->\n| 4 | después |\n")
@@ -303,6 +303,24 @@ def test_the_table_is_written_between_its_marks(tmp_path: Path, monkeypatch: pyt
     assert f"{start} no se puede aquí: falta algo |  |" in text
     assert f"{start} FALLA: a\\|b | no |" in text
     assert f"{start} FALLA: el servidor no contesta en 30 s | no |" in text
+
+
+def test_a_scenario_with_its_own_table_writes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "fiabilidad.md"
+    page.write_text(
+        "antes\n<!-- Desde aquí lo escribe make soak: clave -->\nvieja\n<!-- Hasta aquí -->\ndespués\n",
+        encoding="utf-8",
+    )
+    monkeypatch.setattr(run, "PAGE", page)
+    own = [["entrada", "ns"], ["malos", "7"]]
+    scenario = Scenario("clave", 3, "lo que se le hace", "lo que se promete", lambda _: Outcome(["una"], True, own))
+    _, good, table = run.row(scenario, QUICK)
+    assert good
+    run.write_own_table("clave", table)
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("antes\n<!-- Desde")
+    assert "| entrada | ns |\n| --- | --: |\n| malos | 7 |\n\n<!-- Hasta aquí -->\ndespués\n" in text
+    assert "vieja" not in text
 
 
 # -- los escenarios, en corto -------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Los escenarios, por familias. Cada uno arranca su servidor, le hace algo y da sus cifras, o dice por qué no se puede.
 
+amplification.py  lo que cuesta cada byte que se le envía
 crowds.py     muchos a la vez
 hostile.py    clientes que se portan mal
 machine.py    la máquina falla, o alguien para el servidor
@@ -11,10 +12,11 @@ processes.py  varios procesos: mueren, se cuelgan, se recargan
 
 from __future__ import annotations
 
-from . import crowds, hostile, machine, memory, paths, processes, slow
+from . import amplification, crowds, hostile, machine, memory, paths, processes, slow
 
 SCENARIOS = sorted(
     [
+        *amplification.SCENARIOS,
         *crowds.SCENARIOS,
         *hostile.SCENARIOS,
         *machine.SCENARIOS,

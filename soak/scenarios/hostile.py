@@ -14,7 +14,7 @@ import time
 import warnings
 from pathlib import Path
 
-from ..load import Load, Spec
+from ..load import FLOOD_BLOCK, Load, Spec
 from ..oracle import Flood, Oracle
 from ..results import NOTICEABLE, Failed, Outcome, Scenario, Unavailable, ms, number
 from ..scale import MIB, Scale
@@ -169,20 +169,33 @@ def _sock(key: selectors.SelectorKey) -> socket.socket:
     return key.fileobj
 
 
+_SERVICES: dict[str, tuple[tuple[str, ...], int]] = {
+    "mayúsculas": ((), FLOOD_BLOCK),
+    "una función en hilos": (("--servicio", "soak.own_services:upper"), 50),
+    "una función `async`": (("--servicio", "soak.own_services:upper_async"), 50),
+    "una función con `--hilos 0`": (("--servicio", "soak.own_services:upper", "--hilos", "0"), FLOOD_BLOCK),
+}
+"""Las opciones de cada servicio, y los mensajes por bloque de quien lo inunda: si van de uno en uno, en hilos o en
+tareas, pocos, o al acabar tardaría minutos en responderlos."""
+
+
 def flooder(scale: Scale) -> Outcome:
     figures, met = [], True
-    with serving() as server, Load(Spec(server.port, scale.polite, scale.every)) as load:
-        alone = load.measure(scale.seconds)
-        figures.append(f"p99 de los {scale.polite} educados, solos, {ms(alone.p99)}")
-        for bad, what in ((False, "buenos y cortos"), (True, "todos malos")):
-            with Load(Spec(server.port, 1, flood=True, bad=bad)) as flood:
-                flood.look()
-                during = load.measure(scale.seconds)
-                rate = flood.look().rate
-                flood.finish()
-            figures.append(f"con {number(rate)} mensajes/s {what} al lado, {ms(during.p99)}")
-            met = met and during.p99 <= NOTICEABLE
-        load.finish()
+    for service, (options, block) in _SERVICES.items():
+        with serving(*options) as server, Load(Spec(server.port, scale.polite, scale.every)) as load:
+            seen = [f"solos, {ms(load.measure(scale.flood_seconds).p99)}"]
+            for bad, what in ((False, "buenos"), (True, "malos")):
+                slowest = []
+                for count in scale.flooders:
+                    with Load(Spec(server.port, count, flood=True, bad=bad, block=block)) as flood:
+                        flood.look()
+                        during = load.measure(scale.flood_seconds)
+                        flood.finish()
+                    slowest.append(during.p99)
+                seen.append(f"{what}, {' · '.join(map(ms, slowest))}")
+                met = met and max(slowest) <= NOTICEABLE
+            figures.append(f"{service}: {'; '.join(seen)}")
+            load.finish()
     return Outcome(figures, met)
 
 
@@ -331,7 +344,7 @@ SCENARIOS = [
     Scenario(
         "flooder",
         17,
-        "uno encadena sin parar junto a 100 educados",
+        "1, 10, 100 y 500 encadenan sin parar, mensajes buenos o malos, junto a 100 educados (p99)",
         "los educados no esperan más de lo que nota una persona (100 ms)",
         flooder,
     ),
