@@ -24,7 +24,7 @@ from comunicacion_tcp.limits import Limits
 from .support.cancelling import DONE, WAITING, cancel_at_each_step
 from .support.certificates import Certificates
 from .support.chaos import Chaos
-from .support.loops import FAST, STANDARD, choose, new_event_loop
+from .support.loops import new_event_loop
 from .support.serving import served
 from .support.sockets import foreign_server, free_port, receive_all, reset
 from .support.waiting import PATIENCE
@@ -282,9 +282,8 @@ def test_without_reconnection_a_cancelled_call_leaves_no_connection() -> None:
 @pytest.mark.parametrize("when", [WAITING, DONE])
 @pytest.mark.parametrize("encrypted", [False, True])
 @pytest.mark.parametrize("ask", ["connect", "send", "send_many", "say_goodbye", "take_unasked"])
-@pytest.mark.parametrize("kind", [STANDARD, FAST])
 def test_cancelled_at_each_step_it_stops_working(
-    kind: str, ask: str, encrypted: bool, when: str, certificates: Certificates
+    ask: str, encrypted: bool, when: str, certificates: Certificates
 ) -> None:
     # Hasta Python 3.11, ``asyncio.wait_for`` se tragaba la cancelación que llega cuando lo esperado acaba de acabar.
     async def one_of_many(client: AsyncClient) -> str:
@@ -314,12 +313,8 @@ def test_cancelled_at_each_step_it_stops_working(
         finally:
             await client.close()
 
-    choose(kind)
-    try:
-        with served(tls=certificates.serving() if encrypted else None) as running:
-            run(main())
-    finally:
-        choose(STANDARD)
+    with served(tls=certificates.serving() if encrypted else None) as running:
+        run(main())
 
 
 # -- muchos mensajes ----------------------------------------------------------------------------------------
