@@ -427,6 +427,27 @@ def test_the_replies_of_a_turn_are_bounded() -> None:
     assert [type(bad) for bad in conversation.take_bad_messages()] == [ServiceFailed]
 
 
+@pytest.mark.parametrize("begun", [b"", b"ho"])
+@pytest.mark.parametrize("service", [uppercase, Service(str.upper), Service(str.upper, block=lambda block: b"")])
+@pytest.mark.parametrize("bad", [b"", b"\xff\n"])
+def test_much_behind_half_a_message_is_answered_whole(service: Service, begun: bytes, bad: bytes) -> None:
+    conversation = ServerProtocol(service, Limits(max_output=2**20), lines_only=True)
+    assert conversation.receive_data(b"\n" + begun) == b"\n"
+    rest = b"la\n" + bad + b"hola mundo\n" * 20_000 + bad
+    assert conversation.held == len(begun)
+    reply = conversation.receive_data(rest)
+    assert reply or conversation.held == len(begun) + conversation.queued  # lo que espera, y lo empezado
+    turns = [reply]
+    while conversation.busy:
+        waited = conversation.queued
+        turns.append(conversation.resume())
+        assert conversation.queued < waited or turns[-1] == b""
+    assert b"".join(turns) == answer_lines(begun + rest, 2**20)
+    assert conversation.held == 0
+    # Cada turno, una lectura como mucho, y lo que le falte a su última línea.
+    assert max(map(len, turns)) < 64 * 1024 + 100
+
+
 class Stubborn:
     """Un atajo que nunca puede. ``KeyboardInterrupt``, que es lo único que sale de ahí, si se le pide sin acabar."""
 
@@ -650,6 +671,11 @@ def test_only_the_first_line_is_looked_at() -> None:
         assert play(conversation, [first, b"GET / HTTP/1.1\r\n"]).endswith(b"\nGET / HTTP/1.1\r\n")
 
 
+def test_where_http_is_allowed_a_goodbye_in_pieces_is_one() -> None:
+    conversation = ServerProtocol(allow_http=True)
+    assert replies(conversation, b"DESC", SILENCE, b"ONEXION", b"\r\n") == [b"", b"DESC", b"ONEXION", BYE + b"\r\n"]
+
+
 def test_http_can_be_allowed() -> None:
     for lines_only in (True, False):
         conversation = ServerProtocol(lines_only=lines_only, allow_http=True)
@@ -735,7 +761,9 @@ def test_client_reads_replies_in_any_cut() -> None:
     client = ClientProtocol()
     for byte in "UNO\nDOS AÑOS\r\n\n".encode():
         client.receive_data(bytes([byte]))
+    assert client.has_reply
     assert [client.next_reply() for _ in range(4)] == ["UNO", "DOS AÑOS", "", None]
+    assert not client.has_reply
 
 
 def test_client_takes_silence_as_the_end_of_a_bare_reply() -> None:
